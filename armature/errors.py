@@ -1,0 +1,42 @@
+"""Errors that name the offender, the value, the limit and the valid choices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ArmatureError(Exception):
+    """A mistake of the user or of the input: the command line prints it as one line and exits with 2."""
+
+
+class ConfigError(ArmatureError):
+    """A configuration names something that does not exist or holds a value that is not allowed."""
+
+
+class SpecMismatch(ArmatureError):
+    """Two specs that have to agree do not; the message lists the differing fields."""
+
+
+class InvalidValue(ArmatureError):
+    """An array is not what its spec says: shape, dtype, range or not finite."""
+
+
+class MissingStatistics(ArmatureError):
+    """A normaliser has no statistics for a field."""
+
+
+class CheckpointError(ArmatureError):
+    """A checkpoint is absent, incomplete, damaged or of another family."""
+
+
+class DatasetError(ArmatureError):
+    """A dataset is absent, damaged, locked or empty."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Word the one-line message for an unknown name: what was asked for, the nearest and all valid names."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{name}'.{hint} Valid: {', '.join(known) or '(none)'}"
