@@ -1,0 +1,64 @@
+# `make demo` and `make test` work from a bare clone: the first call installs everything into .venv.
+# ARGS is handed on: make demo ARGS="--episodes 5", make test ARGS="-k gate".
+SHELL := /bin/bash
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+INSTALLED_CHECK := .venv/.installed-check
+PINS := pyproject.toml constraints.txt .ci/install $(wildcard ros_ws/src/armature_ros/setup.py)
+
+# The environment brings its own ROS 2. One sourced in this shell would be loaded over it, of another version.
+unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX_PATH RMW_IMPLEMENTATION ROS_DISTRO
+ifdef AMENT_PREFIX_PATH
+unexport LD_LIBRARY_PATH
+endif
+
+.PHONY: help demo demo-full test test-all check install clean
+
+help:
+	@echo "make demo       20 episodes of the embedded checkpoint on the ROS 2 graph"
+	@echo "make demo-full  record demonstrations, train, deploy, evaluate (STATE=1: from simulator state)"
+	@echo "make test       all tests but the slow ones;  make test-all: all of them"
+	@echo "make check      lint, format, types"
+	@echo "make clean      remove .venv and build outputs; keeps runs/"
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	@$(BIN)/armature demo $(ARGS)
+
+demo-full: $(INSTALLED)
+	@$(BIN)/armature demo --from-scratch $(if $(STATE),--state) $(ARGS)
+
+# One BLAS thread per process: with more, the simulator's small products wait for each other.
+test test-all: export OMP_NUM_THREADS = 1
+test test-all: export OPENBLAS_NUM_THREADS = 1
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(INSTALLED)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED_CHECK)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+clean:
+	rm -rf .venv build *.egg-info ros_ws/build ros_ws/install ros_ws/log ros_ws/src/*/*.egg-info
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A moved clone needs a new environment.
+ifneq ($(shell cat .venv/.path 2>/dev/null),$(CURDIR))
+.PHONY: $(INSTALLED)
+endif
+
+# The stamps are written last, so that an interrupted installation is taken up again.
+$(INSTALLED): $(PINS)
+	@.ci/install all
+	@touch $@
+
+$(INSTALLED_CHECK): $(INSTALLED)
+	@.ci/install all check
+	@touch $@

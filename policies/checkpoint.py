@@ -1,0 +1,103 @@
+"""Checkpoints of policies: `save_checkpoint` writes one, `load_policy` is the only door back.
+
+A checkpoint is a folder: weights.safetensors, and policy.json with everything else that the policy is made of (family,
+config, spec, normaliser) and where it comes from (dataset fingerprint, git commit, command, versions, training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from armature.config import from_plain, to_plain
+from armature.errors import CheckpointError, ConfigError, SpecMismatch
+from armature.normalizer import Normalizer
+from armature.policy import Policy
+from armature.spec import RobotSpec
+from policies.registry import policy_class
+from policies.tensor_folder import SHA256, TensorFolder
+
+WEIGHTS, DOCUMENT = "weights.safetensors", "policy.json"
+FORMAT, FORMAT_VERSION = "armature-policy", 1
+_PARTS = ("family", "config", "spec", "normalizer", "parameters", "provenance")
+_FOLDER = TensorFolder(WEIGHTS, DOCUMENT, ("format", "format_version", *_PARTS))
+
+SaveDtype = Literal["float32", "float16"]
+
+
+def save_checkpoint(
+    path: Path | str, policy: Any, provenance: Mapping[str, Any], save_dtype: SaveDtype = "float32"
+) -> Path:
+    """Write a policy of a registered family; half precision halves the file and is float32 again once loaded."""
+    weights = {name: tensor.detach().to(getattr(torch, save_dtype)) for name, tensor in policy.state_dict().items()}
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: not saved: {name} is not finite as {save_dtype}")
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "family": policy.family,
+        "config": to_plain(policy.config),
+        "spec": policy.spec.to_json(),
+        "normalizer": policy.normalizer.to_json(),
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "provenance": dict(provenance),
+    }
+    _FOLDER.write(Path(path), weights, document)
+    return Path(path)
+
+
+def load_policy(path: Path | str, device: str = "cpu") -> Policy:
+    """Build the policy of a checkpoint, ready for inference.
+
+    Raises CheckpointError when the folder is absent, damaged, of an unknown family or does not fit the code, and
+    MissingStatistics when its normaliser lacks a field that the policy needs.
+    """
+    path = Path(path)
+    document, weights = _FOLDER.read(path)
+    policy = _build(path / DOCUMENT, document)
+    _load_weights(path / WEIGHTS, policy, weights)
+    policy.policy_id = f"{policy.family}-{document[SHA256][WEIGHTS][:12]}"
+    return policy.requires_grad_(False).eval().to(device)
+
+
+def read_document(path: Path | str) -> dict[str, Any]:
+    """Return what policy.json says, after the same checks as `load_policy`: provenance for reports."""
+    return _FOLDER.read(Path(path))[0]
+
+
+def _build(file: Path, document: Mapping[str, Any]) -> Any:
+    if (document["format"], document["format_version"]) != (FORMAT, FORMAT_VERSION):
+        found = f"{document['format']} {document['format_version']}"
+        raise CheckpointError(f"{file}: format {found}, this version reads {FORMAT} {FORMAT_VERSION}")
+    try:
+        family = policy_class(document["family"])
+        config = from_plain(family.Config, document["config"])
+        spec = RobotSpec.from_json(document["spec"])
+        normalizer = Normalizer.from_json(document["normalizer"])
+        return family(config, spec, normalizer)
+    except (ConfigError, SpecMismatch) as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: the spec cannot be read: {error!r}") from error
+
+
+def _load_weights(file: Path, policy: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    expected = policy.state_dict()
+    differing = [
+        *(f"lacks {name}" for name in sorted(expected.keys() - weights.keys())),
+        *(f"has an unknown {name}" for name in sorted(weights.keys() - expected.keys())),
+        *(
+            f"{name} is {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & weights.keys())
+            if weights[name].shape != expected[name].shape
+        ),
+    ]
+    if differing:
+        shown = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+        raise CheckpointError(f"{file}: does not fit its config: {shown}")
+    policy.load_state_dict({name: tensor.float() for name, tensor in weights.items()})

@@ -1,0 +1,79 @@
+"""One encoder for everything a policy observes: an image network per camera beside the normalised vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from armature.errors import ConfigError
+from armature.normalizer import Normalizer
+from armature.spec import ObservationSpec
+from policies.nets.affine import AffineLayer
+from policies.nets.vision import ImageEncoder, centre_corners, crop, random_corners
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image network of each camera."""
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    """Channels of the convolutions; the last count is also that of the spatial-softmax key points."""
+    strides: tuple[int, ...] = (4, 2, 1)
+    """Strides of the convolutions: a large first one is what makes training on a CPU affordable."""
+    features: int = 64
+    """Features per camera and observation step."""
+    crop_margin_px: int = 12
+    """The window that is seen is this much smaller than the image: at a random place in training, centred otherwise."""
+
+
+class ObservationEncoder(nn.Module):
+    """Encode aligned observations, each (B, obs_steps, *shape), as features (B, obs_steps, F)."""
+
+    def __init__(
+        self, spec: ObservationSpec, vision: VisionConfig, normalizer: Normalizer, vector_noise: float = 0.0
+    ) -> None:
+        super().__init__()
+        _check_vision(spec, vision)
+        self.spec, self.margin_px, self.vector_noise = spec, vision.crop_margin_px, vector_noise
+        self.cameras = nn.ModuleList(
+            ImageEncoder(vision.channels, vision.strides, vision.features) for _ in spec.images
+        )
+        self.vectors = nn.ModuleList(AffineLayer(normalizer.affine(array.name)) for array in spec.vectors)
+        self.features = len(spec.images) * vision.features + sum(array.size for array in spec.vectors)
+
+    def forward(self, values: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Tensor:
+        """Encode; `augment` draws image windows and noise on the vectors, None takes centred windows and no noise."""
+        images = [
+            self._camera(encoder, values[array.name], augment)
+            for array, encoder in zip(self.spec.images, self.cameras, strict=True)
+        ]
+        vectors = [
+            self._vector(layer, values[array.name], augment)
+            for array, layer in zip(self.spec.vectors, self.vectors, strict=True)
+        ]
+        return torch.cat(images + vectors, dim=-1)
+
+    def _camera(self, encoder: nn.Module, images: Tensor, augment: torch.Generator | None) -> Tensor:
+        count, margin = len(images), self.margin_px
+        corners = centre_corners(count, margin) if augment is None else random_corners(count, margin, augment)
+        seen = crop(images, margin, corners)
+        return encoder(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+
+    def _vector(self, layer: nn.Module, vector: Tensor, augment: torch.Generator | None) -> Tensor:
+        normalised = layer(vector.flatten(2))
+        if augment is None or self.vector_noise == 0:
+            return normalised
+        noise = torch.randn(normalised.shape, generator=augment).to(normalised.device)
+        return normalised + self.vector_noise * noise
+
+
+def _check_vision(spec: ObservationSpec, vision: VisionConfig) -> None:
+    if len(vision.channels) != len(vision.strides):
+        raise ConfigError(f"vision: {len(vision.channels)} channels, but {len(vision.strides)} strides")
+    for image in spec.images:
+        if not 0 <= vision.crop_margin_px < min(image.shape[:2]) // 2:
+            side = min(image.shape[:2])
+            raise ConfigError(f"vision.crop_margin_px {vision.crop_margin_px}: {image.name} allows 0..{side // 2 - 1}")

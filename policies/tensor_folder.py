@@ -1,0 +1,122 @@
+"""A folder of one safetensors file and one JSON document: written whole or not at all, verified before use.
+
+Checkpoints and training states are such folders. Nothing here can run code that a file brings along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from armature.errors import CheckpointError, unknown
+
+SHA256 = "sha256"
+
+
+@dataclass(frozen=True)
+class TensorFolder:
+    """The names of the two files, and the keys that the document has to have."""
+
+    tensors_name: str
+    document_name: str
+    keys: tuple[str, ...]
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Write the folder at `path`, in place of one that is there; a crash leaves the old one or the new one."""
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        sums = {self.tensors_name: hashlib.sha256(content).hexdigest(), self.document_name: _digest(document)}
+        text = json.dumps({**document, SHA256: sums}, indent=1, allow_nan=False) + "\n"
+        _replace_folder(path, {self.tensors_name: content, self.document_name: text.encode()})
+
+    def read(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return document and tensors; raise CheckpointError naming what is absent, damaged or not known."""
+        document = self._read_document(path)
+        content = _read_file(path / self.tensors_name)
+        found, expected = hashlib.sha256(content).hexdigest(), document[SHA256][self.tensors_name]
+        if found != expected:
+            raise CheckpointError(
+                f"{path / self.tensors_name}: damaged ({len(content)} bytes): sha256 {found[:12]}…, expected {expected[:12]}…"
+            )
+        try:
+            tensors = load(content)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path / self.tensors_name}: cannot be read: {error}") from error
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{path / self.tensors_name}: {name} is not finite")
+        return document, tensors
+
+    def _read_document(self, path: Path) -> dict[str, Any]:
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: there is no such folder")
+        file = path / self.document_name
+        try:
+            document = json.loads(_read_file(file))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: is not JSON: {error}") from error
+        self._check_keys(file, document)
+        sums = document[SHA256]
+        if not isinstance(sums, dict) or set(sums) != {self.tensors_name, self.document_name}:
+            raise CheckpointError(f"{file}: '{SHA256}' must name {self.tensors_name} and {self.document_name}")
+        if _digest(document) != sums[self.document_name]:
+            raise CheckpointError(f"{file}: was changed after it was saved (its sha256 differs)")
+        return document
+
+    def _check_keys(self, file: Path, document: Any) -> None:
+        if not isinstance(document, dict):
+            raise CheckpointError(f"{file}: expected a JSON object, got {type(document).__name__}")
+        expected = {*self.keys, SHA256}
+        for key in document:
+            if key not in expected:
+                raise CheckpointError(f"{file}: {unknown('key', key, expected)}")
+        if missing := sorted(expected - set(document)):
+            raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """Hash a document's values, whatever their layout in the file, without its own checksums."""
+    rest = {key: value for key, value in document.items() if key != SHA256}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("draft", "old"))
+    for leftover in (draft, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft.mkdir(parents=True)
+    for name, content in files.items():
+        with (draft / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    if path.exists():
+        path.rename(old)
+    draft.rename(path)
+    _sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,296 @@
+"""`armature train`: from a dataset to a checkpoint, resumable at any step.
+
+    out/checkpoint/       what `load_policy` reads: the averaged weights
+    out/training_state/   what `--resume` continues from, exactly
+    out/tensorboard/      losses, learning rate
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from armature.config import to_plain
+from armature.errors import ConfigError, DatasetError, unknown
+from data_collection.store import Dataset, Episode, open_dataset
+from data_collection.windows import load_windows, split_by_episode
+from policies.checkpoint import SaveDtype, save_checkpoint
+from policies.dataset_torch import WindowTensors, batch_indices
+from policies.diffusion import DiffusionConfig, DiffusionPolicy, relative_part
+from policies.training_state import OptimizerConfig, TrainingState, learning_rate, seed_draws
+
+PresetName = Literal["lift_pixels", "lift_state", "tiny"]
+
+_VALIDATION_BATCHES = 8
+_LOSS_SMOOTHING = 0.98
+# May differ between a training and its continuation without changing what is learned.
+_FREE_TO_CHANGE = ("out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    dataset: Path
+    """Folder of the recorded demonstrations."""
+    out: Path
+    """Folder for checkpoint, training state and tensorboard."""
+    policy: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    preset: PresetName = "lift_pixels"
+    """Where the values come from that are not given on the command line."""
+    steps: int = 3000
+    """Optimiser steps of the whole training; the learning rate reaches zero there."""
+    batch_size: int = 64
+    seed: int = 0
+    """Fixes initial weights, order of the windows, noise, image windows and dropout."""
+    validation_fraction: float = 0.05
+    """Share of the episodes that is kept out of training, to measure the loss on."""
+    episodes: Literal["successful", "all"] = "successful"
+    """Learn from the episodes that are not marked as failed, or from all."""
+    validate_every_steps: int = 500
+    save_every_steps: int = 1000
+    stop_at_step: int | None = None
+    """Stop here with a resumable state, before the training is complete."""
+    resume: bool = False
+    """Continue from `out`/training_state."""
+    save_dtype: SaveDtype = "float32"
+    """float16 halves the checkpoint; it is computed in float32 either way."""
+    device: str = "cpu"
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's own choice."""
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The windows to learn from and those to validate on (None without a validation split), and where they come from."""
+
+    train: WindowTensors
+    validation: WindowTensors | None
+    fingerprint: str
+    summary: dict[str, Any]
+
+
+def train(config: TrainConfig, command: str | None = None) -> Path:
+    """Train a policy and return the folder of its checkpoint.
+
+    `command` goes into the checkpoint, by default that of this process. After Ctrl-C the state is saved, then
+    KeyboardInterrupt goes on. Raises ArmatureError on a wrong config, dataset or state, InvalidValue on a loss that is
+    not finite.
+    """
+    _check(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with torch.random.fork_rng():
+        data, state = _prepare(config)
+        return _run(config, data, state, command or shlex.join(sys.argv))
+
+
+def load_data(config: TrainConfig) -> tuple[Dataset, TrainData]:
+    """Read, filter and split the episodes of `config.dataset`."""
+    dataset = open_dataset(config.dataset)
+    episodes = [e for e in dataset.episodes if config.episodes == "all" or e.metadata["success"] is not False]
+    if not episodes:
+        raise DatasetError(f"{config.dataset}: has {len(dataset.episodes)} episodes, none to learn from ({config.episodes})")
+    learn, validate = split_by_episode(len(episodes), config.validation_fraction, config.seed)
+    learned = _windows(config, dataset, [episodes[i] for i in learn])
+    held_out = _windows(config, dataset, [episodes[i] for i in validate]) if len(validate) else None
+    counts = {"episodes": len(learn), "windows": len(learned), "validation_episodes": len(validate)}
+    return dataset, TrainData(learned, held_out, dataset.fingerprint, counts)
+
+
+def main(argv: list[str]) -> int:
+    """Run `armature train` with its arguments; print where the checkpoint lies."""
+    config = parse_arguments(argv)
+    path = train(config, shlex.join(["armature", "train", *argv]))
+    Console(stderr=True).print(f"checkpoint: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def parse_arguments(argv: list[str]) -> TrainConfig:
+    """Read the command line over the values of `--preset`; an unknown key ends the process with exit code 2."""
+    from policies.presets import PRESETS
+
+    name = _preset_name(argv)
+    if name not in PRESETS:
+        raise ConfigError(unknown("preset", name, PRESETS))
+    default = PRESETS[name](tyro.MISSING, tyro.MISSING)
+    return tyro.cli(TrainConfig, prog="armature train", description=__doc__, args=argv, default=default)
+
+
+def _preset_name(argv: list[str]) -> str:
+    name = "lift_pixels"
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if argument == "--preset":
+            name = following
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    return name
+
+
+def _check(config: TrainConfig) -> None:
+    for name in ("steps", "batch_size", "validate_every_steps", "save_every_steps"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}, must be at least 1")
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device '{config.device}': torch sees no CUDA device here. Valid: cpu")
+    has_state = (config.out / "training_state").exists()
+    if has_state and not config.resume:
+        raise ConfigError(f"{config.out}: holds a training already; continue it with --resume or choose another --out")
+
+
+def _windows(config: TrainConfig, dataset: Dataset, episodes: list[Episode]) -> WindowTensors:
+    spec = dataset.spec.select(config.policy.observations)
+    windows = load_windows(episodes, spec, config.policy.obs_steps, config.policy.chunk_steps)
+    return WindowTensors(windows, relative_part(config.policy, spec), config.device)
+
+
+def _prepare(config: TrainConfig) -> tuple[TrainData, TrainingState]:
+    with Console(stderr=True).status(f"reading {config.dataset}"):
+        dataset, data = load_data(config)
+    normalizer = data.train.normalizer(dataset.spec.select(config.policy.observations))
+    torch.manual_seed(config.seed)
+    policy = DiffusionPolicy(config.policy, dataset.spec, normalizer).to(config.device)
+    state = TrainingState(policy, config.optimizer)
+    if config.resume:
+        _require_same(config, data, state.load(config.out / "training_state"))
+    return data, state
+
+
+def _require_same(config: TrainConfig, data: TrainData, document: Mapping[str, Any]) -> None:
+    if document["dataset_fingerprint"] != data.fingerprint:
+        found = f"{data.fingerprint}, the training began with {document['dataset_fingerprint']}"
+        raise ConfigError(f"{config.dataset}: the dataset's fingerprint is {found}")
+    before, now = document["config"], to_plain(config)
+    for name in now:
+        if name not in (*_FREE_TO_CHANGE, "dataset") and before.get(name) != now[name]:
+            raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before.get(name)}")
+
+
+def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: str) -> Path:
+    end = config.steps if config.stop_at_step is None else min(config.steps, config.stop_at_step)
+    summary: dict[str, Any] = {**data.summary, "config": to_plain(config)}
+    provenance = _provenance(data.fingerprint, command)
+    writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step)
+    with writer, _interruption() as interrupted, _progress() as progress:
+        bar = progress.add_task("training", total=config.steps, completed=state.step, loss=float("nan"))
+        smooth, begin_s = None, time.monotonic() - state.seconds
+        while state.step < end and not interrupted.is_set():
+            indices = batch_indices(state.step, config.batch_size, len(data.train), config.seed)
+            loss = state.update(data.train.batch(indices), config.seed, config.steps)
+            state.seconds = time.monotonic() - begin_s
+            smooth = loss if smooth is None else _LOSS_SMOOTHING * smooth + (1 - _LOSS_SMOOTHING) * loss
+            progress.update(bar, completed=state.step, loss=smooth)
+            summary |= {"steps": state.step, "loss": loss, "seconds": round(state.seconds, 1)}
+            writer.add_scalar("train/loss", loss, state.step)
+            writer.add_scalar("train/learning_rate", learning_rate(state.step - 1, config.steps, config.optimizer), state.step)
+            if data.validation and _is_due(state.step, config.validate_every_steps, end):
+                summary |= validate(state.average, data.validation, config)
+                _log_validation(writer, state.step, summary)
+            if _is_due(state.step, config.save_every_steps, end) or interrupted.is_set():
+                _save(config, data, state, {**provenance, "training": summary})
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    return config.out / "checkpoint"
+
+
+def validate(policy: DiffusionPolicy, data: WindowTensors, config: TrainConfig) -> dict[str, float]:
+    """Measure on held-out windows, with the same draws every time: loss, and mean absolute error of sampled actions.
+
+    The error is in normalised units: 2 is the whole range of an action in the dataset.
+    """
+    generator = seed_draws(config.seed, 0)
+    every = np.arange(len(data))
+    chosen = every[:: max(1, len(every) // (_VALIDATION_BATCHES * config.batch_size))]
+    losses, errors = [], []
+    with torch.inference_mode():
+        for begin in range(0, len(chosen), config.batch_size):
+            batch = data.batch(torch.from_numpy(chosen[begin : begin + config.batch_size]))
+            losses.append(policy.loss(batch, generator).item())
+            noise = torch.randn(batch["action"].shape, generator=generator).to(batch["action"].device)
+            error = (policy.sample(batch, noise) - batch["action"]) * policy.action_layer.scale
+            errors.append(error.abs().mean().item())
+    return {"validation_loss": float(np.mean(losses)), "validation_action_error": float(np.mean(errors))}
+
+
+def _log_validation(writer: SummaryWriter, step: int, summary: Mapping[str, Any]) -> None:
+    for name in ("validation_loss", "validation_action_error"):
+        writer.add_scalar(name.replace("_", "/", 1), summary[name], step)
+
+
+def _is_due(step: int, every: int, end: int) -> bool:
+    return step % every == 0 or step == end
+
+
+def _save(config: TrainConfig, data: TrainData, state: TrainingState, provenance: Mapping[str, Any]) -> None:
+    state.save(config.out / "training_state", to_plain(config), data.fingerprint)
+    save_checkpoint(config.out / "checkpoint", state.average, provenance, config.save_dtype)
+
+
+def _provenance(dataset_fingerprint: str, command: str) -> dict[str, Any]:
+    names = ("torch", "diffusers", "safetensors", "numpy")
+    versions = {"python": platform.python_version()} | {name: packages.version(name) for name in names}
+    return {
+        "dataset_fingerprint": dataset_fingerprint,
+        "git_commit": _git_commit(),
+        "command": command,
+        "versions": versions,
+    }
+
+
+def _git_commit() -> str:
+    """Return the commit of this source, marked where files differ from it; "unknown" outside a git checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event that is looked at between steps; a second Ctrl-C acts at once."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def note(_number: int, _frame: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress() -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))

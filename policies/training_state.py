@@ -1,0 +1,135 @@
+"""What changes while a policy is trained, one step of change, and the folder from which training resumes exactly.
+
+The folder holds tensors and JSON only. Random draws are functions of (seed, step), so no generator has to be saved.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from armature.errors import CheckpointError, InvalidValue
+from policies.tensor_folder import TensorFolder
+
+_FOLDER = TensorFolder("state.safetensors", "state.json", ("step", "seconds", "config", "dataset_fingerprint"))
+_ADAM_FIELDS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, its learning-rate schedule, and the average of the weights that is deployed."""
+
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-6
+    betas: tuple[float, float] = (0.95, 0.999)
+    warmup_steps: int = 100
+    """Steps of linear rise, before a half cosine falls to zero at the last step."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_power: float = 0.75
+    """The average forgets at rate (1 + step)**-power, so it is young at first and long at the end."""
+    ema_max: float = 0.999
+
+
+class TrainingState:
+    """Policy, average of its weights, optimiser, and how many steps and seconds they have seen."""
+
+    def __init__(self, policy: Any, config: OptimizerConfig) -> None:
+        self.policy = policy
+        self.average = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.config = config
+        self.step = 0
+        self.seconds = 0.0
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
+        )
+
+    def update(self, batch: Mapping[str, Tensor], seed: int, steps: int) -> float:
+        """Take one optimiser step of a training of `steps`; return the loss. Raises InvalidValue when it is not finite."""
+        self.policy.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, steps, self.config)
+        generator = seed_draws(seed, self.step)
+        loss = self.policy.loss(batch, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.gradient_clip)
+        self._require_finite("loss", loss)
+        self._require_finite("gradient norm", norm)
+        self.optimizer.step()
+        self._average_weights()
+        self.step += 1
+        return loss.item()
+
+    def save(self, path: Path, config: Mapping[str, Any], dataset_fingerprint: str) -> None:
+        """Write the resumable state."""
+        document = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": dict(config),
+            "dataset_fingerprint": dataset_fingerprint,
+        }
+        _FOLDER.write(path, dict(self._tensors()), document)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take over a saved state and return its document; raise CheckpointError when it does not fit."""
+        document, tensors = _FOLDER.read(path)
+        for parameter in self.policy.parameters():
+            moments = {key: torch.zeros_like(parameter) for key in _ADAM_FIELDS[1:]}
+            self.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+        expected = dict(self._tensors())
+        if expected.keys() != tensors.keys():
+            differing = sorted(expected.keys() ^ tensors.keys())
+            raise CheckpointError(f"{path}: does not fit this policy: {len(differing)} tensors, first {differing[0]}")
+        with torch.no_grad():
+            for name, tensor in expected.items():
+                tensor.copy_(tensors[name])
+        self.step, self.seconds = int(document["step"]), float(document["seconds"])
+        return document
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for prefix, module in (("policy", self.policy), ("average", self.average)):
+            for name, tensor in module.state_dict().items():
+                yield f"{prefix}.{name}", tensor
+        for name, parameter in self.policy.named_parameters():
+            for key in _ADAM_FIELDS:
+                yield f"adamw.{key}.{name}", self.optimizer.state[parameter][key]
+
+    def _average_weights(self) -> None:
+        weight = 1 - ema_decay(self.step, self.config)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.policy.parameters()), weight)
+
+    def _require_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise InvalidValue(
+                f"training {what} is {value.item()} at step {self.step}; the weights were left as they were. "
+                f"Lower optimizer.learning_rate ({self.config.learning_rate:g}) or look for wrong values in the dataset"
+            )
+
+
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Return the rate of step `step` (from 0) of `steps`: linear warm-up, then half a cosine down to zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def ema_decay(step: int, config: OptimizerConfig) -> float:
+    """Return how much of the average stays at step `step` (from 0): 0 at first, towards `ema_max`."""
+    return min(config.ema_max, 1 - (1 + step) ** -config.ema_power)
+
+
+def seed_draws(seed: int, step: int) -> torch.Generator:
+    """Return a generator for the draws of one step, and seed torch's own, which dropout uses."""
+    state = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
+    torch.manual_seed(state)
+    return torch.Generator().manual_seed(state)

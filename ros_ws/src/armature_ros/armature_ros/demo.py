@@ -1,0 +1,201 @@
+"""`armature demo`: from cameras to a robot that does its task, on the real graph, measured, recorded and reported.
+
+    runs/demo/<UTC time>/summary.json, report.html, episodes.mp4, dataset/, measurements.json, nodes.log
+
+With `--from-scratch` it makes the checkpoint first: scripted demonstrations through the same graph, then training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from armature.errors import ConfigError
+from armature.spec import RobotSpec, require_compatible
+from armature_ros.demo_graph import GraphRun, run_episodes
+from armature_ros.from_scratch import ScratchConfig, make_checkpoint
+from armature_ros.graph import GraphConfig
+from armature_ros.measurements import Measurements, MemoryMonitor, Stopwatch
+from armature_ros.report import write_report
+from armature_ros.summary import build_summary, git_commit, print_summary
+from armature_ros.up import NodeDied
+from armature_ros.video import write_video
+from data_collection.store import open_dataset
+from sim.tasks import SimConfig, robot_spec
+
+EXPERT = "expert"
+EMBEDDED = "policies/pretrained/lift_pixels"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Run episodes of a policy on the simulated robot through ROS 2, record and measure them, write a report."""
+
+    checkpoint: str | None = None
+    """Folder of the policy to run, or `expert` for the scripted one; unset: the checkpoint that comes with Armature."""
+    task: str = "lift"
+    episodes: int = 20
+    seed: int = 1000
+    """Seed of the first episode; the next ones follow."""
+    out: Path | None = None
+    """Folder for the results, must not hold any yet; unset: runs/demo/<UTC time>."""
+    from_scratch: bool = False
+    """Make the checkpoint first: record scripted demonstrations, train on them."""
+    state: bool = False
+    """With --from-scratch: learn from the simulator's object poses instead of pixels, which is faster."""
+    demos: int | None = None
+    """With --from-scratch: how many demonstrations to record; unset: what is known to be enough."""
+    training_steps: int | None = None
+    """With --from-scratch: optimiser steps; unset: what is known to be enough."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `armature demo`; return 0 when done, 1 when a node failed, 2 on bad input, 130 after Ctrl-C."""
+    config = tyro.cli(DemoConfig, args=argv, prog="armature demo", description=__doc__)
+    _check(config)
+    # Ctrl-C and SIGTERM look the same from here on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    out = _make_folder(config)
+    console = Console(highlight=False)
+    try:
+        run_demo(config, out, console, shlex.join(["armature", "demo", *argv]))
+        return 0
+    except NodeDied as died:
+        print(f"armature demo: {died}; what the nodes said: {out / 'nodes.log'}", file=sys.stderr)
+        return died.returncode if died.returncode == 2 else 1
+    except KeyboardInterrupt:
+        print(f"armature demo: interrupted; what was committed can be read in {out}", file=sys.stderr)
+        return 130
+
+
+def run_demo(config: DemoConfig, out: Path, console: Console, command: str) -> dict[str, Any]:
+    """Do the whole demonstration into the folder `out` and return the summary that it wrote there."""
+    watch, measurements = Stopwatch(), Measurements()
+    with MemoryMonitor() as memory:
+        made = _make_checkpoint(config, out, console, watch)
+        policy = str(made["checkpoint"]) if made else config.checkpoint or str(_embedded())
+        document = _policy_document(policy, config)
+        console.print(f"[bold]Armature demo[/]  {config.task}, {config.episodes} episodes of [bold]{policy}[/]")
+        run = GraphRun(_graph(config, policy, out), out / "nodes.log", console, watch)
+        run_episodes(run, config.episodes, measurements)
+        with watch.phase("film"), console.status("film"):
+            dataset = open_dataset(out / "dataset")
+            write_video(out / "episodes.mp4", dataset)
+    summary = build_summary(
+        measurements,
+        dataset.spec,
+        watch.phases_s,
+        memory.peak_bytes,
+        title="demo" if made is None else "demo from scratch",
+        description=_description(config, dataset.spec, document),
+        dataset="dataset",
+        provenance=_provenance(policy, document, dataset.fingerprint, command),
+        from_scratch=made,
+    )
+    _write_json(out / "summary.json", summary)
+    _write_json(out / "measurements.json", asdict(measurements))
+    report = write_report(out)
+    print_summary(console, summary)
+    console.print(f"\nreport: {report}\nfilm:   {out / 'episodes.mp4'}", soft_wrap=True)
+    return summary
+
+
+def _check(config: DemoConfig) -> None:
+    """Raise ConfigError naming the argument that makes no sense."""
+    if config.episodes < 1:
+        raise ConfigError(f"--episodes is {config.episodes}, must be at least 1")
+    if config.from_scratch and config.checkpoint:
+        raise ConfigError("--checkpoint and --from-scratch exclude each other: from scratch makes its own checkpoint")
+    for name in ("state", "demos", "training_steps"):
+        if getattr(config, name) and not config.from_scratch:
+            raise ConfigError(f"--{name.replace('_', '-')} only means something with --from-scratch")
+    robot_spec(_sim(config))
+    if not config.from_scratch and config.checkpoint != EXPERT:
+        _policy_document(config.checkpoint or str(_embedded()), config)
+
+
+def _sim(config: DemoConfig) -> SimConfig:
+    return SimConfig(task=config.task)
+
+
+def _embedded() -> Path:
+    import policies
+
+    return Path(policies.__path__[0]) / Path(EMBEDDED).relative_to("policies")
+
+
+def _make_folder(config: DemoConfig) -> Path:
+    """Create the run's folder; raise ConfigError when it already holds something."""
+    out = config.out or Path("runs/demo") / time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be created: {error.strerror}") from error
+    if any(out.iterdir()):
+        raise ConfigError(f"--out {out}: is not empty; choose another folder")
+    return out
+
+
+def _make_checkpoint(config: DemoConfig, out: Path, console: Console, watch: Stopwatch) -> dict[str, Any] | None:
+    if not config.from_scratch:
+        return None
+    scratch = ScratchConfig(config.task, config.state, config.demos, config.training_steps)
+    return make_checkpoint(scratch, out, console, watch)
+
+
+def _policy_document(policy: str, config: DemoConfig) -> dict[str, Any] | None:
+    """Return what the checkpoint says about itself; raise an ArmatureError when it does not fit the simulated robot."""
+    if policy == EXPERT:
+        return None
+    from policies.checkpoint import read_document
+
+    document = read_document(policy)
+    needed = RobotSpec.from_json(document["spec"])
+    require_compatible(needed, robot_spec(_sim(config)), f"checkpoint {policy}")
+    return document
+
+
+def _graph(config: DemoConfig, policy: str, out: Path) -> GraphConfig:
+    return GraphConfig(task=config.task, policy=policy, dataset=str(out / "dataset"), seed=config.seed)
+
+
+def _description(config: DemoConfig, spec: RobotSpec, document: dict[str, Any] | None) -> str:
+    inputs = "the simulator's state" if document is None else ", ".join(_observed(document))
+    who = "the scripted expert" if document is None else f"a {document['family']} policy"
+    return f"Task {config.task} on the simulated {spec.name} at {spec.action.rate_hz:g} Hz; {who} acting on {inputs}."
+
+
+def _observed(document: dict[str, Any]) -> list[str]:
+    return [array["name"] for array in document["spec"]["observation"]["arrays"]]
+
+
+def _provenance(policy: str, document: dict[str, Any] | None, dataset_fingerprint: str, command: str) -> dict[str, str]:
+    rows = {
+        "command": command,
+        "commit": git_commit(),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "policy": policy,
+    }
+    if document is not None:
+        origin = document["provenance"]
+        rows |= {
+            "policy trained by": origin["command"],
+            "policy's commit": origin["git_commit"],
+            "policy's dataset": origin["dataset_fingerprint"],
+            "policy's parameters": f"{document['parameters']:,}",
+        }
+    return rows | {"recorded dataset": dataset_fingerprint, "cores": str(os.cpu_count())}
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,73 @@
+"""What every node says about its streams on /diagnostics, once a second."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+
+
+class StreamMonitor:
+    """Rate, jitter, age and repeats of one stream, over the time since the last report. Used by one thread."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.repeats = 0
+        self._last_stamp_ns = -1
+        self._last_received_ns = 0
+        self._intervals_s: list[float] = []
+
+    def on_sample(self, stamp_ns: int, received_ns: int) -> None:
+        """Take note of one sample."""
+        if stamp_ns == self._last_stamp_ns:
+            self.repeats += 1
+        elif self.received:
+            self._intervals_s.append((received_ns - self._last_received_ns) / 1e9)
+        self.received += 1
+        self._last_stamp_ns, self._last_received_ns = stamp_ns, received_ns
+
+    def age_s(self) -> float:
+        """Return the time since the last sample [s], infinite before the first one."""
+        return (time.monotonic_ns() - self._last_received_ns) / 1e9 if self.received else math.inf
+
+    def report(self) -> dict[str, str]:
+        """Return the figures and begin a new interval."""
+        intervals, self._intervals_s = self._intervals_s, []
+        mean = sum(intervals) / len(intervals) if intervals else math.nan
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in intervals) / len(intervals)) if intervals else math.nan
+        return {
+            "received": str(self.received),
+            "repeats": str(self.repeats),
+            "rate_hz": f"{1 / mean:.2f}" if intervals and mean > 0 else "0.00",
+            "jitter_ms": f"{deviation * 1e3:.2f}",
+            "age_s": f"{self.age_s():.3f}",
+        }
+
+
+class Diagnostics:
+    """Publishes one status per stream of a node at 1 Hz."""
+
+    def __init__(self, node: Node, report: Callable[[], Mapping[str, Mapping[str, str]]]) -> None:
+        """`report` returns, by stream, the figures to publish; a figure `fault` that is not empty makes a warning."""
+        self._name = node.get_name()
+        self._clock = node.get_clock()
+        self._report = report
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        node.create_timer(1.0, self._publish)
+
+    def _publish(self) -> None:
+        message = DiagnosticArray(status=[self._status(name, values) for name, values in self._report().items()])
+        message.header.stamp = self._clock.now().to_msg()
+        self._publisher.publish(message)
+
+    def _status(self, stream: str, values: Mapping[str, str]) -> DiagnosticStatus:
+        fault = values.get("fault", "")
+        return DiagnosticStatus(
+            level=DiagnosticStatus.WARN if fault else DiagnosticStatus.OK,
+            name=f"{self._name}: {stream}",
+            message=fault or "ok",
+            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        )

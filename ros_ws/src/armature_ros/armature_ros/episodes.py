@@ -1,0 +1,144 @@
+"""Drives a simulated robot's graph through episodes by its services; `armature up --episodes` and the demo use it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from armature.errors import ArmatureError
+from armature_ros.conversions import Episode
+from armature_ros.qos import latched_qos
+
+RETRY_S = 0.05
+
+
+@dataclass(frozen=True)
+class EpisodeOutcome:
+    """One finished episode: sim_node's `episode_result`, and what the recorder committed (None without a recorder)."""
+
+    result: dict[str, Any]
+    recorded: dict[str, Any] | None
+
+
+class EpisodeDriver:
+    """Runs episodes: reset sim, policy and control to the same seed and stamp, record, arm, start, wait, commit.
+
+    Use it in a `with` block. `check` is called again and again while waiting; what it raises ends the wait
+    (RunningGraph.check, to notice a dead node). The environment must hold `graph_environment()` before it is made.
+    """
+
+    def __init__(self, *, records: bool, check: Callable[[], None], timeout_s: float = 120.0) -> None:
+        self._check = check
+        self._records = records
+        self._timeout_s = timeout_s
+        self._results: dict[int, dict[str, Any]] = {}
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = Node("episode_driver", context=self._context)
+        self._executor = EventsExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.node.create_subscription(String, "episode_result", self._on_result, latched_qos(10))
+        self._triggers = {
+            name: self.node.create_client(Trigger, name)
+            for name in (
+                "sim_node/reset",
+                "sim_node/start",
+                "policy_node/reset",
+                "control_node/reset",
+                "control_node/arm",
+                "recorder_node/start",
+                "recorder_node/discard",
+            )
+        }
+        self._end = self.node.create_client(SetBool, "recorder_node/end")
+
+    def __enter__(self) -> EpisodeDriver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def run_episode(self, keeps: Callable[[dict[str, Any]], bool] = lambda result: True) -> EpisodeOutcome:
+        """Run the next episode; it is committed if it `keeps(result)`, else discarded. Raises ArmatureError on a time-out."""
+        episode = self.start_episode()
+        result = self._await_result(episode)
+        if not self._records:
+            return EpisodeOutcome(result, None)
+        if not keeps(result):
+            self._accepted("recorder_node/discard")
+            return EpisodeOutcome(result, None)
+        answer = self._call(self._end, SetBool.Request(data=bool(result["success"])))
+        if not answer.success:
+            raise ArmatureError(f"recorder_node/end: {answer.message}")
+        return EpisodeOutcome(result, json.loads(answer.message))
+
+    def start_episode(self) -> Episode:
+        """Set the next episode going and return it."""
+        episode = Episode(**json.loads(self._accepted("sim_node/reset")))
+        begin = str(episode.begin_ns)
+        for name in ("policy_node/reset", "control_node/reset"):
+            self._accepted(name, lambda message: message == begin)
+        if self._records:
+            self._accepted("recorder_node/start")
+        for name in ("control_node/arm", "sim_node/start"):
+            self._accepted(name)
+        return episode
+
+    def spin_until(self, is_done: Callable[[], bool], what: str) -> None:
+        """Run callbacks until `is_done()`; raise ArmatureError naming `what` after the time-out."""
+        deadline_s = time.monotonic() + self._timeout_s
+        while not is_done():
+            self._check()
+            if time.monotonic() > deadline_s:
+                raise ArmatureError(f"{what}: nothing for {self._timeout_s} s")
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def _await_result(self, episode: Episode) -> dict[str, Any]:
+        self.spin_until(lambda: episode.episode in self._results, f"result of episode {episode.episode}")
+        return self._results.pop(episode.episode)
+
+    def _accepted(self, name: str, is_right: Callable[[str], bool] = lambda message: True) -> str:
+        """Call a service until it succeeds with the right message, and return that."""
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            answer = self._call(self._triggers[name], Trigger.Request())
+            if answer.success and is_right(answer.message):
+                return answer.message
+            if time.monotonic() > deadline_s:
+                raise ArmatureError(f"{name}: still refused after {self._timeout_s} s: {answer.message}")
+            self._check()
+            self._executor.spin_once(timeout_sec=RETRY_S)
+
+    def _call(self, client: Any, request: Any) -> Any:
+        self.spin_until(client.service_is_ready, f"service {client.srv_name}")
+        future = client.call_async(request)
+        self.spin_until(future.done, f"answer of {client.srv_name}")
+        return future.result()
+
+    def _on_result(self, message: String) -> None:
+        result = json.loads(message.data)
+        self._results[result["episode"]] = result
+
+
+def run_episodes(count: int, *, records: bool, check: Callable[[], None]) -> int:
+    """Run `count` episodes, print one line for each, and return 0."""
+    with EpisodeDriver(records=records, check=check) as driver:
+        for _ in range(count):
+            result = driver.run_episode().result
+            outcome = "success" if result["success"] else "failure"
+            print(f"episode {result['episode']}, seed {result['seed']}: {outcome} after {result['steps']} steps", flush=True)
+    return 0

@@ -1,0 +1,211 @@
+"""The graphs: which nodes run together, with which parameters. `armature up` and the launch files both read this."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from armature.errors import ConfigError, unknown
+from armature_ros.qos import single_host_environment
+from armature_ros.robot import RobotConfig
+
+ParameterValue = bool | int | float | str | list[float] | list[str]
+
+# robosuite's small matrices run ten times slower on several BLAS threads.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node: a process of its own, running the module `armature_ros.<executable>`."""
+
+    name: str
+    executable: str
+    params_files: tuple[Path, ...]
+    overrides: Mapping[str, ParameterValue] = field(default_factory=dict[str, ParameterValue])
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
+    needs_terminal: bool = False
+    """It reads the keyboard, so it stays in the terminal's process group."""
+
+    def command(self) -> list[str]:
+        """Return the command line that starts the node."""
+        module = [sys.executable, "-m", f"armature_ros.{self.executable}"]
+        return [*module, "--ros-args", "-r", f"__node:={self.name}", *self.ros_arguments()]
+
+    def ros_arguments(self) -> list[str]:
+        """Return its parameter files and, after them so that they win, the overrides."""
+        files = [item for path in self.params_files for item in ("--params-file", str(path))]
+        values = [item for name, value in self.overrides.items() for item in ("-p", f"{name}:={json.dumps(value)}")]
+        return files + values
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """What differs from one use of a graph to the next; everything else is in the YAML of each node."""
+
+    task: str = "lift"
+    """Task of the simulated robot; also stored with recorded data."""
+    action: Literal["joint_position", "tcp_delta"] = "joint_position"
+    cameras: bool = True
+    image_size: int = 128
+    """Edge of the simulated camera images [px]."""
+    horizon_steps: int = 0
+    """Steps after which a simulated attempt ends; 0: the task's own."""
+    policy: str = "expert"
+    """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
+    device: str = "cpu"
+    """Where the policy computes: cpu or cuda."""
+    operator: Literal["policy", "keyboard"] = "policy"
+    """Who demonstrates in `collect`: the policy (the scripted expert, say) or a person at the keyboard."""
+    dataset: str = ""
+    """Folder that the recorder adds to; empty: no recorder."""
+    seed: int = 0
+    """Seed of the first simulated episode; the next ones follow."""
+    lockstep: bool = True
+    """Simulated robots only: every tick waits for its command, so that a run is reproducible; else real time."""
+    execute_steps: int = 8
+    """How many actions of a chunk are executed before the next one is asked for."""
+    robot: str = ""
+    """Real robot: name of its files in config/robots/ (default fer), or the path of its YAML."""
+    overrides: tuple[str, ...] = ()
+    """More parameters, each `node.parameter=value`, for instance `control_node.chunk_timeout_s=5.0`."""
+
+
+def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
+    """Return the nodes of the graph `name`; raise ConfigError on an unknown graph, robot or override."""
+    if name not in GRAPHS:
+        raise ConfigError(unknown("graph", name, GRAPHS))
+    return _apply(config.overrides, GRAPHS[name](config))
+
+
+def graph_environment(domain_id: int | None = None) -> dict[str, str]:
+    """Return the variables that every process of a single-host graph needs, on top of the present environment."""
+    domain = {} if domain_id is None else {"ROS_DOMAIN_ID": str(domain_id)}
+    plain_logs = {"RCUTILS_CONSOLE_OUTPUT_FORMAT": "{severity}: {message}", "PYTHONUNBUFFERED": "1"}
+    return {**single_host_environment(), **plain_logs, **domain}
+
+
+def config_folder() -> Path:
+    """Return the folder of the YAML files: installed by colcon, or in the source tree."""
+    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
+        installed = Path(prefix) / "share" / "armature_bringup" / "config"
+        if prefix and installed.is_dir():
+            return installed
+    source = Path(__file__).resolve().parents[2] / "armature_bringup" / "config"
+    if not source.is_dir():
+        raise ConfigError(f"no configuration: package armature_bringup is neither on AMENT_PREFIX_PATH nor at {source}")
+    return source
+
+
+def _sim(config: GraphConfig) -> tuple[NodeSpec, ...]:
+    robot = _sim_robot(config)
+    paced = {"lockstep": config.lockstep}
+    sim = _node("sim_node", robot, {**_robot_parameters(config), **paced, "seed": config.seed})
+    return (sim, _policy(config, robot, paced), *_control_and_recorder(config, robot, paced))
+
+
+def _collect(config: GraphConfig) -> tuple[NodeSpec, ...]:
+    if not config.dataset:
+        raise ConfigError("graph 'collect' needs --dataset, the folder to record into")
+    if config.operator == "policy":
+        return _sim(config)
+    robot = _sim_robot(config)
+    # A person cannot be waited for.
+    paced: dict[str, ParameterValue] = {"lockstep": False}
+    sim = _node("sim_node", robot, {**_robot_parameters(config), **paced, "seed": config.seed})
+    teleop = replace(_node("teleop_node", robot, _robot_parameters(config)), needs_terminal=True)
+    return (sim, teleop, *_control_and_recorder(config, robot, paced))
+
+
+def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
+    robot = _robot_file(config.robot or "fer")
+    spec: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json")), "robot.task": config.task}
+    shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
+    policy = {**shared, "policy": config.policy, "device": config.device}
+    nodes = (
+        *_cameras(),
+        _node("policy_node", robot, policy),
+        _node("control_node", robot, shared),
+    )
+    recorder = _node("recorder_node", robot, {**spec, "dataset": config.dataset})
+    return (*nodes, recorder) if config.dataset else nodes
+
+
+GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {"sim": _sim, "collect": _collect, "robot": _robot}
+
+
+def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> NodeSpec:
+    parameters = {**_robot_parameters(config), **paced, "execute_steps": config.execute_steps}
+    node = _node("policy_node", robot, {**parameters, "policy": config.policy, "device": config.device})
+    # In lockstep the simulator waits while the network computes, so that all cores are free for it.
+    threads = str(os.cpu_count() or 1) if config.lockstep and config.policy != "expert" else "1"
+    return replace(node, environment={**ONE_THREAD, "OMP_NUM_THREADS": threads})
+
+
+def _control_and_recorder(
+    config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]
+) -> tuple[NodeSpec, ...]:
+    parameters = _robot_parameters(config)
+    control = _node("control_node", robot, {**parameters, **paced, "execute_steps": config.execute_steps})
+    if not config.dataset:
+        return (control,)
+    return control, _node("recorder_node", robot, {**parameters, "dataset": config.dataset})
+
+
+def _cameras() -> tuple[NodeSpec, ...]:
+    """Return one node per camera section of camera_node.yaml."""
+    file = config_folder() / "camera_node.yaml"
+    names = [section.rsplit("/", 1)[-1] for section in yaml.safe_load(file.read_text())]
+    return tuple(NodeSpec(name, "camera_node", (file,)) for name in names)
+
+
+def _node(name: str, robot: Path, overrides: dict[str, ParameterValue]) -> NodeSpec:
+    return NodeSpec(name, name, (robot, config_folder() / f"{name}.yaml"), overrides)
+
+
+def _robot_parameters(config: GraphConfig) -> dict[str, ParameterValue]:
+    fields = ("task", "action", "cameras", "image_size", "horizon_steps")
+    robot = RobotConfig(**{name: getattr(config, name) for name in fields})
+    return {f"robot.{name}": getattr(robot, name) for name in fields}
+
+
+def _sim_robot(config: GraphConfig) -> Path:
+    if config.task == "pusht":
+        return _robot_file("pusht")
+    return _robot_file("panda" if config.action == "joint_position" else "panda_tcp_delta")
+
+
+def _robot_file(name: str) -> Path:
+    folder = config_folder() / "robots"
+    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(unknown("robot", name, [file.stem for file in folder.glob("*.yaml")]))
+    return path
+
+
+def _apply(overrides: tuple[str, ...], nodes: tuple[NodeSpec, ...]) -> tuple[NodeSpec, ...]:
+    by_name = {node.name: node for node in nodes}
+    for override in overrides:
+        target, _, value = override.partition("=")
+        name, _, parameter = target.partition(".")
+        if not value or not parameter:
+            raise ConfigError(f"override '{override}' is not of the form node.parameter=value")
+        if name not in by_name:
+            raise ConfigError(unknown("node of the graph", name, by_name))
+        node = by_name[name]
+        by_name[name] = replace(node, overrides={**node.overrides, parameter: _parsed(value)})
+    return tuple(by_name.values())
+
+
+def _parsed(value: str) -> ParameterValue:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

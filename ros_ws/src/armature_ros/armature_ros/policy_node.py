@@ -1,0 +1,225 @@
+"""Serves a policy: newest observation in, chunk of actions out. One inference thread, never a queue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rclpy.executors import Executor
+from rclpy.node import Node
+from std_msgs.msg import Float64, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from armature.control.observation_buffer import ObservationBuffer
+from armature.errors import InvalidValue
+from armature.policy import Policy
+from armature.spec import RobotSpec, require_compatible
+from armature.testing import random_observation
+from armature.types import ActionChunk, Observation
+from armature_ros.conversions import Episode, chunk_to_msg, ns_from_time, values_from_msg
+from armature_ros.diagnostics import Diagnostics, StreamMonitor
+from armature_ros.parameters import load_config
+from armature_ros.qos import latched_qos, newest_stream_qos, reliable_qos
+from armature_ros.robot import RobotConfig, load_robot_spec
+from armature_ros.spin import StopRequest, run
+from armature_ros.streams import StreamConfig, TopicArrays, subscribe, topics_of
+
+WAIT_REPORT_S = 2.0
+STUCK_S = 0.5
+EXPERT = "expert"
+
+
+@dataclass(frozen=True)
+class PolicyNodeConfig:
+    """Parameters of `policy_node`."""
+
+    streams: dict[str, StreamConfig]
+    policy: str
+    """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
+    robot: RobotConfig = field(default_factory=RobotConfig)
+    device: str = "cpu"
+    lockstep: bool = False
+    execute_steps: int = 8
+    """How many actions of a chunk are executed before the next observation is answered."""
+    max_age_s: float = 0.15
+    """Real time: an observation older than this is not acted upon; lockstep takes only exact stamps."""
+
+
+class PolicyNode(Node):
+    """The executor's thread collects observations; the inference thread answers the newest one."""
+
+    def __init__(self) -> None:
+        super().__init__("policy_node", automatically_declare_parameters_from_overrides=True)
+        self.config = load_config(self, PolicyNodeConfig)
+        offered = load_robot_spec(self.config.robot)
+        self._policy = _load_policy(self.config, offered)
+        self._spec = self._policy.spec
+        max_age_ns = 0 if self.config.lockstep else round(self.config.max_age_s * 1e9)
+        self._buffer = ObservationBuffer(self._spec.observation, self._policy.obs_steps, max_age_ns)
+        self._episode: Episode | None = None
+        self._due_ns = 0
+        # `_changed` guards everything below it; `_in_policy` is held while the policy computes or is reset.
+        self._changed = threading.Condition()
+        self._in_policy = threading.Lock()
+        self._newest: Observation | None = None
+        self._generation = 0
+        self._fault: BaseException | None = None
+        self._ends = False
+        self._make_topics()
+        self._thread = threading.Thread(target=self._infer_until_end, name="inference", daemon=True)
+        self._thread.start()
+        self.get_logger().info(f"{self._policy.policy_id}: ready")
+
+    def loop(self, executor: Executor, stop: StopRequest) -> None:
+        """Collect observations until asked to stop; raise what the inference thread raised."""
+        while not stop.requested:
+            executor.spin_once(timeout_sec=0.1)
+            if self._fault is not None:
+                raise self._fault
+
+    def destroy_node(self) -> None:
+        """End the inference thread."""
+        with self._changed:
+            self._ends = True
+            self._changed.notify()
+        self._thread.join(timeout=1.0)
+        super().destroy_node()
+
+    def _on_message(self, topic: TopicArrays, message: Any) -> None:
+        received_ns, stamp_ns = time.monotonic_ns(), ns_from_time(message.header.stamp)
+        self._monitors[topic.topic].on_sample(stamp_ns, received_ns)
+        try:
+            for name, value in values_from_msg(message, topic.arrays).items():
+                self._buffer.push(name, stamp_ns, received_ns, value)
+        except InvalidValue as error:
+            self.get_logger().error(f"{topic.topic}: {error}; refused", throttle_duration_sec=WAIT_REPORT_S)
+            return
+        self._newest_stamp_ns = max(self._newest_stamp_ns, stamp_ns)
+        self._offer()
+
+    def _offer(self) -> None:
+        """Hand the newest observation to the inference thread, if it is complete and due."""
+        if self._newest_stamp_ns < self._due_ns:
+            return
+        observation = self._buffer.latest(self._newest_stamp_ns)
+        if observation is None:
+            return
+        with self._changed:
+            self._newest = observation
+            self._changed.notify()
+
+    def _infer_until_end(self) -> None:
+        while (task := self._take()) is not None:
+            try:
+                self._answer(*task)
+            except Exception as error:
+                self._fault = error
+                return
+
+    def _take(self) -> tuple[Observation, int] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._ends)
+            observation, self._newest = self._newest, None
+            return None if self._ends or observation is None else (observation, self._generation)
+
+    def _answer(self, observation: Observation, generation: int) -> None:
+        with self._in_policy:
+            if generation != self._generation or observation.stamp_ns < self._due_ns:
+                return
+            begin_s = time.monotonic()
+            chunk = self._policy.infer(observation)
+            self._due_ns = observation.stamp_ns + self._replan_ns(chunk)
+            self._chunk_publisher.publish(chunk_to_msg(chunk, self._spec.action.labels))
+        self._latency_publisher.publish(Float64(data=time.monotonic() - begin_s))
+
+    def _replan_ns(self, chunk: ActionChunk) -> int:
+        return min(self.config.execute_steps, len(chunk.actions)) * chunk.period_ns
+
+    def _on_episode(self, message: String) -> None:
+        self._episode = Episode.from_msg(message)
+
+    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.message = self._obstacle()
+        if response.message:
+            response.success = False
+            return response
+        begin_ns = self.get_clock().now().nanoseconds if self._episode is None else self._episode.begin_ns
+        with self._in_policy:
+            with self._changed:
+                self._generation += 1
+                self._newest = None
+            self._policy.reset(None if self._episode is None else self._episode.seed)
+            self._due_ns = begin_ns
+        self._buffer.reset(begin_ns)
+        self._newest_stamp_ns = begin_ns - 1
+        response.success, response.message = True, str(begin_ns)
+        return response
+
+    def _obstacle(self) -> str:
+        if self.config.lockstep and self._episode is None:
+            return "no episode was announced on `episode`"
+        if self.config.lockstep and not self._chunk_publisher.get_subscription_count():
+            return "nobody listens to chunk"
+        return ""
+
+    def _report_waiting(self) -> None:
+        """Say which topics keep the policy from answering."""
+        waiting = [f"{topic} (nobody publishes it)" for topic in self._unpublished()] or self._silent()
+        if waiting:
+            self.get_logger().warning(f"waiting for {', '.join(waiting)}")
+
+    def _unpublished(self) -> list[str]:
+        return [topic for topic, found in self._stream_subscriptions.items() if not found.get_publisher_count()]
+
+    def _silent(self) -> list[str]:
+        ages_s = {topic: monitor.age_s() for topic, monitor in self._monitors.items()}
+        if self.config.lockstep:
+            # Between two episodes every topic is silent, as it should be; within one, a tick that is stuck lacks something.
+            is_stuck = self._newest_stamp_ns >= self._due_ns and min(ages_s.values()) > STUCK_S
+            return self._buffer.missing(self._newest_stamp_ns) if is_stuck else []
+        return [f"{topic} (silent for {age_s:.1f} s)" for topic, age_s in ages_s.items() if age_s > WAIT_REPORT_S]
+
+    def _make_topics(self) -> None:
+        topics = topics_of(self._spec.observation.arrays, self.config.streams)
+        self._monitors = {topic.topic: StreamMonitor() for topic in topics}
+        self._newest_stamp_ns = -1
+        self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
+        self._latency_publisher = self.create_publisher(Float64, "~/latency", reliable_qos(1000))
+        qos = newest_stream_qos(lockstep=self.config.lockstep)
+        self._stream_subscriptions = subscribe(self, topics, qos, self._on_message)
+        self.create_subscription(String, "episode", self._on_episode, latched_qos())
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_timer(WAIT_REPORT_S, self._report_waiting)
+        Diagnostics(self, lambda: {topic: monitor.report() for topic, monitor in self._monitors.items()})
+
+
+def _load_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
+    """Return the policy, warmed up; raise SpecMismatch naming the fields in which it does not fit the robot."""
+    # Each import is heavy and only one of them is needed.
+    if config.policy == EXPERT:
+        from sim.expert import make_expert
+
+        policy = make_expert(config.robot.sim)
+        require_compatible(policy.spec, offered, "the expert")
+        return policy
+    from policies.checkpoint import load_policy
+
+    policy = load_policy(config.policy, config.device)
+    require_compatible(policy.spec, offered, f"checkpoint {config.policy}")
+    # The first answer of an episode must not pay for lazy initialisation.
+    policy.infer(random_observation(policy.spec, policy.obs_steps, np.random.default_rng(0), 0))
+    policy.reset()
+    return policy
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node; return the exit code."""
+    return run(PolicyNode, PolicyNode.loop, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,278 @@
+"""A simulated robot that speaks what a real one speaks, in lockstep with its commands or in real time.
+
+In lockstep tick k's observations are published, stamped with simulated time, and the world moves when the command of that
+stamp has come. In real time it moves every period by the newest command, as hardware does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.executors import Executor
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock as ClockMessage
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from armature.errors import ArmatureError, InvalidValue
+from armature.spec import ArraySpec
+from armature_ros.conversions import Episode, action_from_msg, header_of, ns_from_time, time_from_ns
+from armature_ros.diagnostics import Diagnostics
+from armature_ros.parameters import load_config
+from armature_ros.qos import latched_qos, published_stream_qos, reliable_qos
+from armature_ros.robot import RobotConfig
+from armature_ros.spin import StopRequest, run
+from armature_ros.streams import StreamConfig, StreamPublishers, topics_of
+from sim.environment import make_env
+from sim.tasks import SimConfig
+
+COMMAND_TOPIC = "arm_controller/joint_trajectory"
+REPORT_S = 2.0
+EPISODE_GAP_NS = 1_000_000_000
+"""Simulated time between two episodes, so that no stamp of one can be taken for the other's."""
+
+
+@dataclass(frozen=True)
+class SimNodeConfig:
+    """Parameters of `sim_node`."""
+
+    streams: dict[str, StreamConfig]
+    robot: RobotConfig = field(default_factory=RobotConfig)
+    lockstep: bool = True
+    seed: int = 0
+    """Seed of the first episode; each reset takes the next."""
+    command_timeout_s: float = 30.0
+    """Lockstep: an episode without a command for so long is ended as a failure."""
+    render_profile: Literal["auto", "fast", "full"] = "auto"
+
+
+@dataclass
+class _Running:
+    """One episode in progress."""
+
+    episode: Episode
+    observation: dict[str, NDArray[Any]]
+    step: int = 0
+    stamp_ns: int = 0
+    command: NDArray[np.float64] | None = None
+    success: bool = False
+    is_started: bool = False
+    is_over: bool = False
+    fault: str = ""
+    latencies_s: list[float] = field(default_factory=list[float])
+
+
+class SimNode(Node):
+    """Owns the world; the executor's thread is also the one that simulates and renders."""
+
+    def __init__(self) -> None:
+        super().__init__("sim_node", automatically_declare_parameters_from_overrides=True)
+        self.config = load_config(self, SimNodeConfig)
+        self._env = make_env(_sim_config(self.config))
+        spec = self._env.get_wrapper_attr("robot_spec")
+        self._action_spec = spec.action
+        self._running: _Running | None = None
+        self._resets = 0
+        self._end_ns = 0
+        topics = topics_of(spec.observation.arrays, self.config.streams)
+        self._streams = StreamPublishers(self, topics, published_stream_qos(lockstep=self.config.lockstep))
+        self._camera_infos = {
+            array.name: (_camera_info(array), self.create_publisher(CameraInfo, _info_topic(topic.topic), 10))
+            for topic in topics
+            for array in topic.arrays
+            if array.is_image
+        }
+        self._clock_publisher = self.create_publisher(ClockMessage, "/clock", 10)
+        self._episode_publisher = self.create_publisher(String, "episode", latched_qos())
+        self._result_publisher = self.create_publisher(String, "episode_result", latched_qos(10))
+        self._command_subscription = self.create_subscription(
+            JointTrajectory, COMMAND_TOPIC, self._on_command, reliable_qos()
+        )
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/start", self._on_start)
+        Diagnostics(self, self._diagnose)
+        self.get_logger().info(f"{self.config.robot.task}: ready, {'lockstep' if self.config.lockstep else 'real time'}")
+
+    def loop(self, executor: Executor, stop: StopRequest) -> None:
+        """Run episodes as the services ask for them."""
+        while not stop.requested:
+            running = self._running
+            if running is None or not running.is_started:
+                executor.spin_once(timeout_sec=0.1)
+            elif self.config.lockstep:
+                self._run_lockstep(running, executor, stop)
+            else:
+                self._run_real_time(running, executor, stop)
+
+    def destroy_node(self) -> None:
+        """Close the world."""
+        self._env.close()
+        super().destroy_node()
+
+    def _run_lockstep(self, running: _Running, executor: Executor, stop: StopRequest) -> None:
+        period_ns = self._action_spec.period_ns
+        while not running.is_over and not stop.requested:
+            running.command = None
+            self._publish(running, running.episode.begin_ns + running.step * period_ns)
+            if self._await_command(running, executor, stop):
+                self._advance(running)
+        self._finish(running)
+
+    def _await_command(self, running: _Running, executor: Executor, stop: StopRequest) -> bool:
+        """Spin until the command of this tick is there; report while it is not, and give up after the time-out."""
+        begin_s = time.monotonic()
+        report_s = begin_s + REPORT_S
+        while running.command is None and not running.is_over and not stop.requested:
+            executor.spin_once(timeout_sec=0.1)
+            now_s = time.monotonic()
+            if running.command is None and now_s > report_s:
+                self.get_logger().warning(f"tick {running.step}: waiting for {COMMAND_TOPIC}, the arm holds")
+                report_s = now_s + REPORT_S
+            if running.command is None and now_s > begin_s + self.config.command_timeout_s:
+                running.fault = f"no command on {COMMAND_TOPIC} for {self.config.command_timeout_s} s"
+                running.is_over = True
+        running.latencies_s.append(time.monotonic() - begin_s)
+        return running.command is not None
+
+    def _run_real_time(self, running: _Running, executor: Executor, stop: StopRequest) -> None:
+        period_ns = self._action_spec.period_ns
+        deadline_ns = time.monotonic_ns()
+        while not running.is_over and not stop.requested:
+            self._publish(running, self.get_clock().now().nanoseconds)
+            deadline_ns = max(deadline_ns + period_ns, time.monotonic_ns())
+            while not running.is_over and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
+                executor.spin_once(timeout_sec=left_ns / 1e9)
+            if running.command is None:
+                running.command = self._env.get_wrapper_attr("measured_action")()
+            self._advance(running)
+        self._finish(running)
+
+    def _publish(self, running: _Running, stamp_ns: int) -> None:
+        running.stamp_ns = stamp_ns
+        # Joint states travel in float64: the control path sees what a rollout without ROS sees, to the last bit.
+        measured = self._action_spec.split(self._env.get_wrapper_attr("measured_action")())
+        self._streams.publish({**running.observation, **measured}, stamp_ns)
+        for info, publisher in self._camera_infos.values():
+            if publisher.get_subscription_count():
+                info.header.stamp = time_from_ns(stamp_ns)
+                publisher.publish(info)
+        self._clock_publisher.publish(ClockMessage(clock=time_from_ns(stamp_ns)))
+
+    def _advance(self, running: _Running) -> None:
+        running.observation, _, terminated, truncated, info = self._env.step(running.command)
+        running.step += 1
+        running.success = bool(info["success"])
+        running.is_over = running.is_over or terminated or truncated
+
+    def _finish(self, running: _Running) -> None:
+        self._end_ns = running.stamp_ns
+        if self._running is running:
+            self._running = None
+        result = {
+            "episode": running.episode.episode,
+            "seed": running.episode.seed,
+            "success": running.success,
+            "steps": running.step,
+            "end_ns": running.stamp_ns,
+            "published": self._published(running),
+            "command_latency_s": running.latencies_s,
+            "fault": running.fault,
+        }
+        self._result_publisher.publish(String(data=json.dumps(result)))
+        if running.fault:
+            self.get_logger().error(f"episode {running.episode.episode} ended: {running.fault}")
+
+    def _published(self, running: _Running) -> dict[str, int]:
+        commands = {"action/executed": running.step, "action/requested": running.step} if self.config.lockstep else {}
+        return {**self._streams.counts, **commands}
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        running = self._running
+        if running is None or not running.is_started:
+            return
+        if self.config.lockstep and ns_from_time(message.header.stamp) != running.stamp_ns:
+            return
+        try:
+            action = action_from_msg(message, self._action_spec.labels)
+        except InvalidValue as error:
+            self.get_logger().error(f"{COMMAND_TOPIC}: {error}; refused")
+            return
+        if np.isfinite(action).all():
+            running.command = action
+
+    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._running is not None:
+            self._running.is_over = True
+            self._end_ns = max(self._end_ns, self._running.stamp_ns)
+        seed = self.config.seed + self._resets
+        observation, _ = self._env.reset(seed=seed)
+        episode = Episode(self._resets, seed, self._next_begin_ns())
+        self._resets += 1
+        self._streams.reset_counts()
+        self._running = _Running(episode, observation)
+        message = episode.to_msg()
+        self._episode_publisher.publish(message)
+        response.success, response.message = True, message.data
+        return response
+
+    def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.message = self._obstacle()
+        response.success = not response.message
+        if self._running is not None and response.success:
+            self._running.is_started = True
+        return response
+
+    def _obstacle(self) -> str:
+        """Say what keeps the episode from starting: the first tick must reach everyone who has subscribed."""
+        if self._running is None:
+            return "no episode is prepared: call ~/reset first"
+        unmatched = self._streams.unmatched(self)
+        if unmatched:
+            return f"subscribers not met yet: {', '.join(unmatched)}"
+        if self.config.lockstep and not self._command_subscription.get_publisher_count():
+            return f"nobody publishes {COMMAND_TOPIC}"
+        return ""
+
+    def _next_begin_ns(self) -> int:
+        if not self.config.lockstep:
+            return self.get_clock().now().nanoseconds
+        period_ns = self._action_spec.period_ns
+        return -(-(self._end_ns + EPISODE_GAP_NS) // period_ns) * period_ns
+
+    def _diagnose(self) -> dict[str, dict[str, str]]:
+        counts = {name: {"published": str(count)} for name, count in self._streams.counts.items()}
+        step = "-" if self._running is None else str(self._running.step)
+        return {**counts, "episode": {"resets": str(self._resets), "step": step}}
+
+
+def _sim_config(config: SimNodeConfig) -> SimConfig:
+    profile = None if config.render_profile == "auto" else config.render_profile
+    if config.robot.spec_file:
+        raise ArmatureError("sim_node: robot.spec_file is for real robots; the simulator knows its own")
+    return replace(config.robot.sim, render_profile=profile)
+
+
+def _camera_info(array: ArraySpec) -> CameraInfo:
+    # K stays zero, which by ROS's convention means uncalibrated.
+    height, width, _ = array.shape
+    return CameraInfo(header=header_of(0, array.name), height=height, width=width)
+
+
+def _info_topic(image_topic: str) -> str:
+    return image_topic.rsplit("/", 1)[0] + "/camera_info"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node; return the exit code."""
+    return run(SimNode, SimNode.loop, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

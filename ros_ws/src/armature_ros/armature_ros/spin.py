@@ -1,0 +1,98 @@
+"""Runs one node in its process: one executor, clean ends, exit codes, and no life after the supervisor's death."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TypeVar
+
+import rclpy
+from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from armature.errors import ArmatureError
+
+NodeT = TypeVar("NodeT", bound=Node)
+
+PARENT_VARIABLE = "ARMATURE_PARENT_PID"
+EXIT_BAD_INPUT = 2
+_PR_SET_PDEATHSIG = 1
+
+
+class StopRequest:
+    """Remembers that SIGINT or SIGTERM asked the process to end.
+
+    While a node is being built (loading a network takes seconds) the signal interrupts; later it sets a flag, so that
+    no callback is cut in two.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._interrupts = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def defer(self) -> None:
+        """From now on only set the flag."""
+        self._interrupts = False
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+        if self._interrupts:
+            raise KeyboardInterrupt
+
+
+def spin(_node: Node, executor: Executor, stop: StopRequest) -> None:
+    """Run callbacks until asked to stop."""
+    # EventsExecutor.spin() runs no callback in the wheels of rclpy 7.1 and 9.1: time-outs are the way around it.
+    while not stop.requested and rclpy.ok():
+        executor.spin_once(timeout_sec=0.1)
+
+
+def run(
+    make_node: Callable[[], NodeT],
+    loop: Callable[[NodeT, Executor, StopRequest], None] = spin,
+    args: Sequence[str] | None = None,
+) -> int:
+    """Build a node, run `loop` on it until a signal, and return the exit code: 0 on request, 2 on bad input.
+
+    Any other exception leaves as it is (a traceback and exit code 1 are right for a fault).
+    """
+    stop = StopRequest()
+    _die_with_parent()
+    rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        node = make_node()
+        executor = EventsExecutor()
+        executor.add_node(node)
+        stop.defer()
+        loop(node, executor, stop)
+        return 0
+    except ArmatureError as error:
+        print(f"{node.get_name() if node else 'error'}: {error}", file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        stop.defer()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its supervisor dies, however that dies."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # It may have died before the call above.
+    if os.getppid() != int(parent):
+        os._exit(1)

@@ -1,0 +1,160 @@
+"""`armature up <graph>`: starts the nodes of a graph, watches them, and ends them all together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Annotated, Literal
+
+import tyro
+
+from armature.errors import ArmatureError
+from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_graph
+from armature_ros.spin import PARENT_VARIABLE
+
+STOP_TIMEOUT_S = 2.0
+EXIT_NODE_DIED = 1
+
+
+class NodeDied(ArmatureError):
+    """A node of a running graph has ended by itself."""
+
+    def __init__(self, name: str, returncode: int) -> None:
+        how = f"was killed by {signal.Signals(-returncode).name}" if returncode < 0 else f"ended with exit code {returncode}"
+        super().__init__(f"node {name} {how}")
+        self.name = name
+        self.returncode = returncode
+
+
+class RunningGraph:
+    """The processes of a graph. Use it in a `with` block, from the main thread: leaving it leaves no process behind.
+
+    The kernel kills a node when the thread that started it dies, so that even SIGKILL to this process ends the graph.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[NodeSpec],
+        environment: Mapping[str, str],
+        log: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """Start every node with `environment` on top of the present one; `log(node, line)` gets what they print."""
+        self._log = log or print_log
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._readers: list[threading.Thread] = []
+        try:
+            for node in nodes:
+                self._start(node, {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())})
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> RunningGraph:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def pids(self) -> dict[str, int]:
+        """Return the process id of every node."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def check(self) -> None:
+        """Raise NodeDied naming the first node that has ended."""
+        for name, process in self._processes.items():
+            returncode = process.poll()
+            if returncode is not None:
+                raise NodeDied(name, returncode)
+
+    def stop(self) -> None:
+        """End all nodes: ask first, kill after a time-out; return when all are gone."""
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        for process in self._processes.values():
+            _signal(process, signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+                process.wait()
+        for reader in self._readers:
+            reader.join(timeout=0.5)
+
+    def _start(self, node: NodeSpec, environment: dict[str, str]) -> None:
+        process = subprocess.Popen(
+            node.command(),
+            env={**environment, **node.environment},
+            stdin=None if node.needs_terminal else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C in the terminal goes to this process alone, which then ends the nodes in order.
+            process_group=None if node.needs_terminal else 0,
+        )
+        self._processes[node.name] = process
+        reader = threading.Thread(target=self._read, args=(node.name, process.stdout), daemon=True)
+        reader.start()
+        self._readers.append(reader)
+
+    def _read(self, name: str, lines: IO[str]) -> None:
+        for line in lines:
+            self._log(name, line.rstrip("\n"))
+
+
+def print_log(name: str, line: str) -> None:
+    """Print one line of a node behind its name."""
+    print(f"[{name}] {line}", flush=True)
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+
+
+@dataclass(frozen=True)
+class UpConfig:
+    """Start a graph of ROS 2 nodes and keep it running until Ctrl-C."""
+
+    graph: Annotated[Literal["sim", "collect", "robot"], tyro.conf.Positional]
+    config: Annotated[GraphConfig, tyro.conf.arg(name="")] = field(default_factory=GraphConfig)
+    domain_id: int | None = None
+    """ROS_DOMAIN_ID of the graph; unset: the environment's."""
+    episodes: int = 0
+    """Run so many episodes of a simulated robot and end; 0: wait for services to be called."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `armature up`; return 0 when asked to stop, 1 when a node died."""
+    config = tyro.cli(UpConfig, args=argv, prog="armature up")
+    # Ctrl-C and SIGTERM look the same from here on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    environment = graph_environment(config.domain_id)
+    try:
+        with RunningGraph(make_graph(config.graph, config.config), environment) as graph:
+            return _watch(graph, config, environment)
+    except NodeDied as died:
+        print(f"armature up: {died}; the graph was stopped", file=sys.stderr)
+        return EXIT_NODE_DIED
+    except KeyboardInterrupt:
+        return 0
+
+
+def _watch(graph: RunningGraph, config: UpConfig, environment: Mapping[str, str]) -> int:
+    if config.episodes:
+        from armature_ros.episodes import run_episodes
+
+        os.environ.update(environment)
+        return run_episodes(config.episodes, records=bool(config.config.dataset), check=graph.check)
+    while True:
+        graph.check()
+        time.sleep(0.1)

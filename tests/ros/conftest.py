@@ -1,0 +1,95 @@
+"""Every ROS test has a domain of its own, so that no two graphs on this machine hear each other."""
+
+from __future__ import annotations
+
+import fcntl
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+# ROS's message generator imports a parser that still uses a deprecated module of the standard library.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import rosidl_generator_py  # noqa: F401
+
+import torch
+from armature_ros.graph import graph_environment
+
+from armature.normalizer import FieldStats, Normalizer
+from armature.spec import RobotSpec
+from policies.checkpoint import save_checkpoint
+from policies.diffusion import DiffusionConfig, DiffusionPolicy, UnetConfig
+from policies.nets.observation import VisionConfig
+
+# Above 101 the ports of Fast DDS run into those that Linux gives to clients.
+DOMAINS = range(1, 102)
+
+
+@contextmanager
+def own_domain() -> Iterator[int]:
+    """Hold a domain id that no other test process on this machine uses."""
+    for domain in DOMAINS:
+        with (Path(tempfile.gettempdir()) / f"armature-test-domain-{domain}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield domain
+            return
+    raise RuntimeError(f"all ROS domains {DOMAINS} are in use")
+
+
+@contextmanager
+def ros_environment(logs: Path) -> Iterator[dict[str, str]]:
+    """Set the variables of a graph of its own for this process and its children."""
+    with own_domain() as domain, pytest.MonkeyPatch.context() as patch:
+        environment = {**graph_environment(domain), "ROS_LOG_DIR": str(logs)}
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables of one test's own graph."""
+    with ros_environment(tmp_path / "ros_log") as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def module_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables of the graph that the tests of one file share."""
+    with ros_environment(tmp_path_factory.mktemp("ros_log")) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Callable[..., Path]:
+    """A function that writes a small diffusion policy with random weights."""
+    return _write_checkpoint
+
+
+def _write_checkpoint(path: Path, spec: RobotSpec, observations: tuple[str, ...], obs_steps: int = 1) -> Path:
+    """Write the policy, which sees `observations` of `spec`."""
+    config = DiffusionConfig(
+        observations=observations,
+        obs_steps=obs_steps,
+        chunk_steps=8,
+        sampling_steps=2,
+        unet=UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16),
+        vision=VisionConfig(channels=(4, 8), strides=(2, 2), features=8, crop_margin_px=4),
+    )
+    rng = np.random.default_rng(0)
+    vectors = spec.observation.select(observations).vectors
+    fields = {a.name: FieldStats.of(rng.normal(size=(64, a.size))) for a in vectors}
+    fields["action"] = FieldStats.of(rng.uniform(spec.action.low, spec.action.high, (64, spec.action.dim)))
+    torch.manual_seed(0)
+    policy = DiffusionPolicy(config, spec, Normalizer(fields, dict.fromkeys(fields, "limits")))
+    return save_checkpoint(path, policy, {"dataset_fingerprint": "none", "command": "test"})

@@ -1,0 +1,183 @@
+"""camera_source on real files and a real MJPEG stream; camera_node as a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from armature_ros.camera_node import CameraNodeConfig, load_calibration
+from armature_ros.camera_source import CameraLost, CameraSource, SourceConfig, check_source
+from armature_ros.conversions import image_from_msg, ns_from_time
+from armature_ros.graph import graph_environment
+from armature_ros.qos import reliable_qos
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from armature.errors import ConfigError
+
+WIDTH_PX, HEIGHT_PX, FRAMES = 64, 48, 12
+
+
+def grey(level: int) -> np.ndarray:
+    return np.full((HEIGHT_PX, WIDTH_PX, 3), level, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve frames, pure red, each 20 levels brighter than the one before."""
+    path = tmp_path_factory.mktemp("video") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (WIDTH_PX, HEIGHT_PX))
+    for k in range(FRAMES):
+        frame = grey(0)
+        frame[..., 2] = 20 * k
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[int], np.ndarray]], str]]:
+    """Serve `picture(k)` for k = 0, 1, ... as MJPEG over HTTP at 50 Hz until `picture` raises StopIteration."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(picture: Callable[[int], np.ndarray]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+                self.end_headers()
+                for k in itertools.count():
+                    try:
+                        jpeg = cv2.imencode(".jpg", picture(k))[1].tobytes()
+                        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                        self.wfile.write(head.encode() + jpeg + b"\r\n")
+                    except (StopIteration, OSError):
+                        return
+                    time.sleep(0.02)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/stream.mjpg"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def source(text: str, **settings: object) -> CameraSource:
+    settings = {"rate_hz": 200.0, "retries": 1, "retry_wait_s": 0.01, "frozen_s": 0.3} | settings
+    return CameraSource(SourceConfig(text, **settings), time.monotonic_ns, threading.Event())
+
+
+def test_file_gives_every_frame_once_in_rgb_and_then_is_lost(clip: Path) -> None:
+    frames = []
+    with pytest.raises(CameraLost, match=f"{clip.name}' ended after 12 frames"):
+        for frame in source(str(clip)).frames():
+            frames.append(frame)  # noqa: PERF402: the frames before the loss are what is looked at
+    assert len(frames) == FRAMES
+    red = [int(frame.image[..., 0].mean()) for frame in frames]
+    assert np.allclose(red, [20 * k for k in range(FRAMES)], atol=4)
+    assert frames[5].image[..., 2].mean() < 10
+    assert (np.diff([frame.stamp_ns for frame in frames]) > 0).all()
+
+
+def test_file_loops_and_is_resized_when_asked(clip: Path) -> None:
+    frames = list(itertools.islice(source(str(clip), loop=True, width_px=32, height_px=24).frames(), 2 * FRAMES))
+    assert {frame.image.shape for frame in frames} == {(24, 32, 3)}
+    assert np.allclose(frames[FRAMES + 3].image, frames[3].image)
+
+
+def test_stream_frames_are_thinned_to_the_rate(serve: Callable[..., str]) -> None:
+    camera = source(serve(lambda k: grey(10 + k % 200)), rate_hz=10.0)
+    list(itertools.islice(camera.frames(), 4))
+    assert camera.counts.acquired >= 10
+    assert camera.counts.thinned == camera.counts.acquired - 4
+
+
+def test_frozen_stream_is_never_repeated_and_lost_in_the_end(serve: Callable[..., str]) -> None:
+    sent = itertools.count()
+    camera = source(serve(lambda _: grey(10 + 10 * min(next(sent), 4))))
+    levels: list[int] = []
+    with pytest.raises(CameraLost, match="no fresh frame"):
+        levels.extend(int(frame.image.mean()) for frame in camera.frames())
+    assert camera.counts.repeated > 0
+    assert all(a != b for a, b in itertools.pairwise(levels))
+
+
+def test_stream_that_comes_back_is_taken_up_again(serve: Callable[..., str]) -> None:
+    sent = itertools.count()
+
+    def twenty_then_hang_up(k: int) -> np.ndarray:
+        if k == 20:
+            raise StopIteration
+        return grey(10 + next(sent) % 200)
+
+    camera = source(serve(twenty_then_hang_up), retries=20)
+    assert len(list(itertools.islice(camera.frames(), 30))) == 30
+    assert camera.counts.reopened >= 1
+
+
+def test_unreachable_source_is_lost_after_its_retries() -> None:
+    camera = source("http://127.0.0.1:9/nothing.mjpg", retries=2)
+    with pytest.raises(CameraLost, match="cannot be opened; gave up after 2 retries"):
+        next(camera.frames())
+    assert camera.counts.reopened == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"source": "no/such.mp4"}, "'no/such.mp4' is no file; valid: a device index, a file or a URL"),
+        ({"rate_hz": 0.0}, "rate_hz is 0"),
+        ({"width_px": 64}, "give both or neither"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_source(SourceConfig(**({"source": "0", "rate_hz": 30.0} | settings)))
+
+
+CALIBRATION = """
+image_width: 64
+image_height: 48
+camera_name: wrist
+camera_matrix: {rows: 3, cols: 3, data: [50, 0, 32, 0, 51, 24, 0, 0, 1]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.2, 0, 0, 0]}
+rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+projection_matrix: {rows: 3, cols: 4, data: [50, 0, 32, 0, 0, 51, 24, 0, 0, 0, 1, 0]}
+"""
+
+
+def test_calibration_reaches_camera_info(tmp_path: Path) -> None:
+    path = tmp_path / "wrist.yaml"
+    path.write_text(CALIBRATION)
+    config = CameraNodeConfig("0", "camera/wrist", "wrist", 30.0, 64, 48, calibration_file=str(path))
+    info = load_calibration(config)
+    assert list(info.k) == [50, 0, 32, 0, 51, 24, 0, 0, 1]
+    assert list(info.d) == [0.1, -0.2, 0, 0, 0]
+    with pytest.raises(ConfigError, match="is for 64x48, not for 640x480"):
+        load_calibration(CameraNodeConfig("0", "c", "c", 30.0, 640, 480, calibration_file=str(path)))
+
+
+def node_command(**parameters: object) -> list[str]:
+    given = {"topic": "camera/test", "frame_id": "test_optical", "rate_hz": 30.0} | parameters
+    values = [item for name, value in given.items() for item in ("-p", f"{name}:={str(value).lower()}")]
+    return [sys.executable, "-m", "armature_ros.camera_node", "--ros-args", *values]

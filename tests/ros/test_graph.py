@@ -1,0 +1,97 @@
+"""The description of the graphs, and parameters: what is wrong is named before anything starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+
+from armature_ros.graph import GRAPHS, GraphConfig, config_folder, make_graph
+
+from armature.config import from_plain
+from armature.control.safety_gate import SafetyLimits, check_limits
+from armature.errors import ConfigError
+from armature.spec import RobotSpec
+from sim.defaults import limits_for
+from sim.tasks import SimConfig, robot_spec
+
+SIMULATED = {
+    "panda": SimConfig(),
+    "panda_tcp_delta": SimConfig(action="tcp_delta"),
+    "pusht": SimConfig(task="pusht"),
+}
+
+
+def test_sim_graph_has_a_recorder_only_with_a_dataset() -> None:
+    without = [node.name for node in make_graph("sim", GraphConfig())]
+    assert without == ["sim_node", "policy_node", "control_node"]
+    assert [node.name for node in make_graph("sim", GraphConfig(dataset="d"))] == [*without, "recorder_node"]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_node_of_every_graph_exists(name: str) -> None:
+    for node in make_graph(name, GraphConfig(dataset="d", operator="keyboard")):
+        assert all(path.is_file() for path in node.params_files), node
+        module = Path(sys.modules["armature_ros.graph"].__file__).with_name(f"{node.executable}.py")
+        assert module.is_file(), node
+
+
+def test_overrides_come_last_on_the_command_line() -> None:
+    (control,) = [
+        node
+        for node in make_graph("sim", GraphConfig(overrides=("control_node.chunk_timeout_s=0.5",)))
+        if node.name == "control_node"
+    ]
+    assert control.command()[-2:] == ["-p", "chunk_timeout_s:=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("sims", GraphConfig(), "unknown graph 'sims'. Did you mean 'sim'"),
+        ("sim", GraphConfig(overrides=("control.a=1",)), "unknown node of the graph 'control'"),
+        ("sim", GraphConfig(overrides=("a",)), "'a' is not of the form"),
+        ("collect", GraphConfig(), "needs --dataset"),
+        ("robot", GraphConfig(robot="nobody"), "unknown robot 'nobody'"),
+    ],
+)
+def test_mistakes_are_named(name: str, config: GraphConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_graph(name, config)
+
+
+@pytest.mark.parametrize("robot", SIMULATED)
+def test_limits_of_simulated_robots_are_those_of_rollouts_without_ros(robot: str) -> None:
+    spec = robot_spec(SIMULATED[robot])
+    data = yaml.safe_load((config_folder() / "robots" / f"{robot}.yaml").read_text())
+    limits = from_plain(SafetyLimits, data["/**/control_node"]["ros__parameters"]["limits"])
+    check_limits(spec.action, limits)
+    assert limits == limits_for(spec.action)
+    assert set(data["/**"]["ros__parameters"]["streams"]) >= set(spec.observation.names)
+
+
+def test_real_robot_has_a_spec_and_limits_that_fit_it() -> None:
+    folder = config_folder() / "robots"
+    spec = RobotSpec.from_json(json.loads((folder / "fer.json").read_text()))
+    data = yaml.safe_load((folder / "fer.yaml").read_text())
+    check_limits(spec.action, from_plain(SafetyLimits, data["/**/control_node"]["ros__parameters"]["limits"]))
+    assert set(data["/**"]["ros__parameters"]["streams"]) == set(spec.observation.names)
+
+
+def test_unknown_parameter_ends_the_node_naming_itself_and_the_key(environment: dict[str, str]) -> None:
+    (control,) = [
+        node
+        for node in make_graph("sim", GraphConfig(overrides=("control_node.chunk_timeout=1.0",)))
+        if node.name == "control_node"
+    ]
+    done = subprocess.run(control.command(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "parameters of control_node: unknown key of ControlNodeConfig 'chunk_timeout'" in done.stderr
+    assert "Did you mean 'chunk_timeout_s'" in done.stderr
+    assert "Traceback" not in done.stderr

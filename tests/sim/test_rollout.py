@@ -1,0 +1,100 @@
+"""Rollouts hold when a policy misbehaves, and refuse one that does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from armature.errors import SpecMismatch
+from armature.types import ActionChunk, Command, Observation, Reason
+from sim.defaults import default_scheduler, limits_for, panda_limits
+from sim.environment import make_env
+from sim.rollout import rollout
+from sim.tasks import STATE, SimConfig, robot_spec
+
+CONFIG = SimConfig(cameras=False, horizon_steps=12)
+
+
+class Constant:
+    """Asks for the same actions whatever it sees."""
+
+    obs_steps = 2
+    policy_id = "constant"
+
+    def __init__(self, action: Any, config: SimConfig = CONFIG, chunk_steps: int = 16) -> None:
+        self.spec = robot_spec(config).select(STATE)
+        self.actions = np.tile(np.asarray(action, dtype=np.float64), (chunk_steps, 1))
+        self.stamps_ns: list[int] = []
+
+    def reset(self, seed: int | None = None) -> None:
+        self.stamps_ns.clear()
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        self.stamps_ns.append(observation.stamp_ns)
+        assert observation.values["tcp/pose"].shape == (2, 7)
+        return ActionChunk(observation.stamp_ns, observation.stamp_ns, 50_000_000, self.actions, self.policy_id)
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[Any]:
+    env = make_env(CONFIG)
+    yield env
+    env.close()
+
+
+def test_policy_is_asked_every_execute_steps(env: Any) -> None:
+    policy = Constant([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8, 0.08])
+    result = rollout(env, policy, 0, default_scheduler(), panda_limits())
+    assert policy.stamps_ns == [0, 400_000_000]
+    assert (result.steps, result.success, result.duration_s) == (12, False, pytest.approx(0.6))
+    assert result.commands.shape == (12, 8)
+
+
+def test_nan_actions_hold_the_arm_where_it_started(env: Any) -> None:
+    env.reset(seed=1)
+    start = env.measured_action()
+    result = rollout(env, Constant(np.full(8, np.nan)), 1, default_scheduler(), panda_limits())
+    assert result.reasons == {Reason.NOT_FINITE: 12}
+    np.testing.assert_array_equal(result.commands, np.tile(start, (12, 1)))
+
+
+def test_jumps_are_cut_to_the_speed_limit(env: Any) -> None:
+    result = rollout(env, Constant(np.append(np.zeros(7), 0.08)), 1, default_scheduler(), panda_limits())
+    steps = np.abs(np.diff(result.commands[:, :7], axis=0))
+    assert (steps <= np.array([1.09] * 4 + [1.30] * 3) / 20 + 1e-9).all()
+    assert result.reasons[Reason.VELOCITY_LIMIT] == 12
+
+
+def test_every_tick_is_reported_with_the_observation_before_it(env: Any) -> None:
+    seen: list[tuple[Any, Command]] = []
+    policy = Constant([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8, 0.08])
+    result = rollout(
+        env, policy, 2, default_scheduler(), panda_limits(), lambda values, command: seen.append((values, command))
+    )
+    assert [command.stamp_ns for _, command in seen] == [k * 50_000_000 for k in range(12)]
+    np.testing.assert_array_equal(np.stack([command.action for _, command in seen]), result.commands)
+    first = env.reset(seed=2)[0]
+    np.testing.assert_array_equal(seen[0][0]["joint/position"], first["joint/position"])
+
+
+def test_policy_for_another_action_is_refused(env: Any) -> None:
+    policy = Constant(np.zeros(7), SimConfig(action="tcp_delta", cameras=False))
+    with pytest.raises(SpecMismatch, match=r"constant does not fit.*needs tcp_delta, offered joint_position"):
+        rollout(env, policy, 0, default_scheduler(), panda_limits())
+
+
+def test_panda_limits_are_half_of_the_robots_speed_and_inside_its_range() -> None:
+    limits = panda_limits()
+    assert limits.position_high[0] == pytest.approx(2.8473)
+    assert limits.position_low[3] == pytest.approx(-3.0218)
+    assert limits.velocity_max[:7] == (1.09, 1.09, 1.09, 1.09, 1.30, 1.30, 1.30)
+    assert limits.step_max[0] == pytest.approx(0.0545)
+    assert (limits.position_low[7], limits.position_high[7]) == (0.0, 0.08)
+
+
+def test_limits_of_other_robots_are_the_actions_own_bounds() -> None:
+    limits = limits_for(robot_spec(SimConfig(task="pusht")).action)
+    assert limits.position_high == (512.0, 512.0)
