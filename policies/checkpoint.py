@@ -82,8 +82,6 @@ def _build(file: Path, document: Mapping[str, Any]) -> Any:
         return family(config, spec, normalizer)
     except (ConfigError, SpecMismatch) as error:
         raise CheckpointError(f"{file}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: the spec cannot be read: {error!r}") from error
 
 
 def _load_weights(file: Path, policy: nn.Module, weights: Mapping[str, Tensor]) -> None:

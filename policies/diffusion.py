@@ -113,7 +113,7 @@ class DiffusionPolicy(nn.Module):
 
     @torch.inference_mode()
     def sample(self, values: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-        """Denoise `noise` (B, chunk_steps, D) into actions in physical units; each sample depends on its own row only."""
+        """Denoise `noise` (B, chunk_steps, D) into actions in physical units; every row on its own."""
         condition = self.encoder(values)
         self.ddim.set_timesteps(self.config.sampling_steps)
         action_n = noise
@@ -207,9 +207,12 @@ def _check(config: DiffusionConfig) -> None:
 
 
 def _check_unet(unet: UnetConfig, chunk_steps: int) -> None:
-    multiple = 2 ** (len(unet.dims) - 1)
+    levels = len(unet.dims)
+    if levels == 0:
+        raise ConfigError("unet.dims is empty: name the channels of at least one level")
+    multiple = 2 ** (levels - 1)
     if chunk_steps % multiple:
-        raise ConfigError(f"chunk_steps {chunk_steps}: a U-Net of {len(unet.dims)} levels needs a multiple of {multiple}")
+        raise ConfigError(f"chunk_steps {chunk_steps}: a U-Net of {levels} levels needs a multiple of {multiple}")
     if unet.kernel % 2 == 0:
         raise ConfigError(f"unet.kernel {unet.kernel}: must be odd")
     for width in unet.dims:

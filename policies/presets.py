@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from armature.spec import CAMERA_SCENE, CAMERA_WRIST, GRIPPER_OPENING, JOINT_POSITION, OBJECT_POSE, TCP_POSE
-from policies.diffusion import DiffusionConfig, UnetConfig
+from policies.diffusion import DiffusionConfig, TransformerConfig, UnetConfig
 from policies.nets.observation import VisionConfig
-from policies.train import TrainConfig
+from policies.train_config import TrainConfig
 from policies.training_state import OptimizerConfig
 
 
@@ -41,6 +41,7 @@ def tiny(dataset: Path, out: Path) -> TrainConfig:
         chunk_steps=8,
         sampling_steps=4,
         unet=UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16),
+        transformer=TransformerConfig(width=16, layers=1, heads=2),
         vision=VisionConfig(channels=(4, 8), strides=(2, 2), features=8, crop_margin_px=4),
     )
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)

@@ -45,9 +45,8 @@ class TensorFolder:
         content = _read_file(path / self.tensors_name)
         found, expected = hashlib.sha256(content).hexdigest(), document[SHA256][self.tensors_name]
         if found != expected:
-            raise CheckpointError(
-                f"{path / self.tensors_name}: damaged ({len(content)} bytes): sha256 {found[:12]}…, expected {expected[:12]}…"
-            )
+            sums = f"sha256 {found[:12]}…, expected {expected[:12]}…"
+            raise CheckpointError(f"{path / self.tensors_name}: damaged ({len(content)} bytes): {sums}")
         try:
             tensors = load(content)
         except (SafetensorError, ValueError, KeyError) as error:

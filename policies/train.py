@@ -1,25 +1,22 @@
 """`armature train`: from a dataset to a checkpoint, resumable at any step.
 
-    out/checkpoint/       what `load_policy` reads: the averaged weights
-    out/training_state/   what `--resume` continues from, exactly
-    out/tensorboard/      losses, learning rate
+out/checkpoint/       what `load_policy` reads: the averaged weights
+out/training_state/   what `--resume` continues from, exactly
+out/tensorboard/      losses, learning rate
 """
 
 from __future__ import annotations
 
-import platform
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib import metadata as packages
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,12 +29,13 @@ from armature.config import to_plain
 from armature.errors import ConfigError, DatasetError, unknown
 from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.windows import load_windows, split_by_episode
-from policies.checkpoint import SaveDtype, save_checkpoint
+from policies.checkpoint import save_checkpoint
 from policies.dataset_torch import WindowTensors, batch_indices
-from policies.diffusion import DiffusionConfig, DiffusionPolicy, relative_part
-from policies.training_state import OptimizerConfig, TrainingState, learning_rate, seed_draws
-
-PresetName = Literal["lift_pixels", "lift_state", "tiny"]
+from policies.diffusion import DiffusionPolicy, relative_part
+from policies.presets import PRESETS
+from policies.provenance import provenance
+from policies.train_config import TrainConfig
+from policies.training_state import TrainingState, learning_rate, seed_draws
 
 _VALIDATION_BATCHES = 8
 _LOSS_SMOOTHING = 0.98
@@ -46,42 +44,8 @@ _FREE_TO_CHANGE = ("out", "steps", "stop_at_step", "resume", "save_every_steps",
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run."""
-
-    dataset: Path
-    """Folder of the recorded demonstrations."""
-    out: Path
-    """Folder for checkpoint, training state and tensorboard."""
-    policy: DiffusionConfig = field(default_factory=DiffusionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    preset: PresetName = "lift_pixels"
-    """Where the values come from that are not given on the command line."""
-    steps: int = 3000
-    """Optimiser steps of the whole training; the learning rate reaches zero there."""
-    batch_size: int = 64
-    seed: int = 0
-    """Fixes initial weights, order of the windows, noise, image windows and dropout."""
-    validation_fraction: float = 0.05
-    """Share of the episodes that is kept out of training, to measure the loss on."""
-    episodes: Literal["successful", "all"] = "successful"
-    """Learn from the episodes that are not marked as failed, or from all."""
-    validate_every_steps: int = 500
-    save_every_steps: int = 1000
-    stop_at_step: int | None = None
-    """Stop here with a resumable state, before the training is complete."""
-    resume: bool = False
-    """Continue from `out`/training_state."""
-    save_dtype: SaveDtype = "float32"
-    """float16 halves the checkpoint; it is computed in float32 either way."""
-    device: str = "cpu"
-    threads: int | None = None
-    """CPU threads of torch; None leaves torch's own choice."""
-
-
-@dataclass(frozen=True)
 class TrainData:
-    """The windows to learn from and those to validate on (None without a validation split), and where they come from."""
+    """The windows to learn from, those to validate on (None without a split), and where they come from."""
 
     train: WindowTensors
     validation: WindowTensors | None
@@ -109,7 +73,8 @@ def load_data(config: TrainConfig) -> tuple[Dataset, TrainData]:
     dataset = open_dataset(config.dataset)
     episodes = [e for e in dataset.episodes if config.episodes == "all" or e.metadata["success"] is not False]
     if not episodes:
-        raise DatasetError(f"{config.dataset}: has {len(dataset.episodes)} episodes, none to learn from ({config.episodes})")
+        found = f"has {len(dataset.episodes)} episodes, none to learn from"
+        raise DatasetError(f"{config.dataset}: {found} (--episodes {config.episodes})")
     learn, validate = split_by_episode(len(episodes), config.validation_fraction, config.seed)
     learned = _windows(config, dataset, [episodes[i] for i in learn])
     held_out = _windows(config, dataset, [episodes[i] for i in validate]) if len(validate) else None
@@ -127,8 +92,6 @@ def main(argv: list[str]) -> int:
 
 def parse_arguments(argv: list[str]) -> TrainConfig:
     """Read the command line over the values of `--preset`; an unknown key ends the process with exit code 2."""
-    from policies.presets import PRESETS
-
     name = _preset_name(argv)
     if name not in PRESETS:
         raise ConfigError(unknown("preset", name, PRESETS))
@@ -188,8 +151,9 @@ def _require_same(config: TrainConfig, data: TrainData, document: Mapping[str, A
 def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: str) -> Path:
     end = config.steps if config.stop_at_step is None else min(config.steps, config.stop_at_step)
     summary: dict[str, Any] = {**data.summary, "config": to_plain(config)}
-    provenance = _provenance(data.fingerprint, command)
-    writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step)
+    origin = provenance(data.fingerprint, command)
+    # Steps are logged from 1: what an earlier run logged beyond the state that is continued must not stay.
+    writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step + 1 if state.step else None)
     with writer, _interruption() as interrupted, _progress() as progress:
         bar = progress.add_task("training", total=config.steps, completed=state.step, loss=float("nan"))
         smooth, begin_s = None, time.monotonic() - state.seconds
@@ -201,12 +165,13 @@ def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: st
             progress.update(bar, completed=state.step, loss=smooth)
             summary |= {"steps": state.step, "loss": loss, "seconds": round(state.seconds, 1)}
             writer.add_scalar("train/loss", loss, state.step)
-            writer.add_scalar("train/learning_rate", learning_rate(state.step - 1, config.steps, config.optimizer), state.step)
+            rate = learning_rate(state.step - 1, config.steps, config.optimizer)
+            writer.add_scalar("train/learning_rate", rate, state.step)
             if data.validation and _is_due(state.step, config.validate_every_steps, end):
                 summary |= validate(state.average, data.validation, config)
                 _log_validation(writer, state.step, summary)
             if _is_due(state.step, config.save_every_steps, end) or interrupted.is_set():
-                _save(config, data, state, {**provenance, "training": summary})
+                _save(config, data, state, {**origin, "training": summary})
     if interrupted.is_set():
         raise KeyboardInterrupt
     return config.out / "checkpoint"
@@ -240,35 +205,9 @@ def _is_due(step: int, every: int, end: int) -> bool:
     return step % every == 0 or step == end
 
 
-def _save(config: TrainConfig, data: TrainData, state: TrainingState, provenance: Mapping[str, Any]) -> None:
+def _save(config: TrainConfig, data: TrainData, state: TrainingState, origin: Mapping[str, Any]) -> None:
     state.save(config.out / "training_state", to_plain(config), data.fingerprint)
-    save_checkpoint(config.out / "checkpoint", state.average, provenance, config.save_dtype)
-
-
-def _provenance(dataset_fingerprint: str, command: str) -> dict[str, Any]:
-    names = ("torch", "diffusers", "safetensors", "numpy")
-    versions = {"python": platform.python_version()} | {name: packages.version(name) for name in names}
-    return {
-        "dataset_fingerprint": dataset_fingerprint,
-        "git_commit": _git_commit(),
-        "command": command,
-        "versions": versions,
-    }
-
-
-def _git_commit() -> str:
-    """Return the commit of this source, marked where files differ from it; "unknown" outside a git checkout."""
-    folder = Path(__file__).parent
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    return result.stdout.strip()
+    save_checkpoint(config.out / "checkpoint", state.average, origin, config.save_dtype)
 
 
 @contextmanager

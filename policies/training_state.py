@@ -53,7 +53,7 @@ class TrainingState:
         )
 
     def update(self, batch: Mapping[str, Tensor], seed: int, steps: int) -> float:
-        """Take one optimiser step of a training of `steps`; return the loss. Raises InvalidValue when it is not finite."""
+        """Take one optimiser step of a training of `steps` and return its loss; raise InvalidValue where not finite."""
         self.policy.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, steps, self.config)

@@ -1,4 +1,4 @@
-"""1-D U-Net over the time axis of an action chunk, conditioned by FiLM (Chi et al. 2023, section 3.1; Janner et al. 2022)."""
+"""1-D U-Net over the time axis of an action chunk, conditioned by FiLM (Chi et al. 2023, section 3.1)."""
 
 from __future__ import annotations
 
@@ -61,19 +61,23 @@ class FilmResidualBlock(nn.Module):
 
 
 def _level(inputs: int, outputs: int, condition: int, kernel: int, groups: int, *, last: bool) -> nn.ModuleList:
-    return nn.ModuleList([
-        FilmResidualBlock(inputs, outputs, condition, kernel, groups),
-        FilmResidualBlock(outputs, outputs, condition, kernel, groups),
-        nn.Identity() if last else nn.Conv1d(outputs, outputs, 3, stride=2, padding=1),
-    ])
+    return nn.ModuleList(
+        [
+            FilmResidualBlock(inputs, outputs, condition, kernel, groups),
+            FilmResidualBlock(outputs, outputs, condition, kernel, groups),
+            nn.Identity() if last else nn.Conv1d(outputs, outputs, 3, stride=2, padding=1),
+        ]
+    )
 
 
 def _level_up(below: int, outputs: int, condition: int, kernel: int, groups: int) -> nn.ModuleList:
-    return nn.ModuleList([
-        FilmResidualBlock(below * 2, outputs, condition, kernel, groups),
-        FilmResidualBlock(outputs, outputs, condition, kernel, groups),
-        nn.ConvTranspose1d(outputs, outputs, 4, stride=2, padding=1),
-    ])
+    return nn.ModuleList(
+        [
+            FilmResidualBlock(below * 2, outputs, condition, kernel, groups),
+            FilmResidualBlock(outputs, outputs, condition, kernel, groups),
+            nn.ConvTranspose1d(outputs, outputs, 4, stride=2, padding=1),
+        ]
+    )
 
 
 def _conv_block(inputs: int, outputs: int, kernel: int, groups: int) -> nn.Sequential:

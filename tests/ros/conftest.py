@@ -20,10 +20,10 @@ with warnings.catch_warnings():
     import rosidl_generator_py  # noqa: F401
 
 import torch
-from armature_ros.graph import graph_environment
 
 from armature.normalizer import FieldStats, Normalizer
 from armature.spec import RobotSpec
+from armature_ros.graph import graph_environment
 from policies.checkpoint import save_checkpoint
 from policies.diffusion import DiffusionConfig, DiffusionPolicy, UnetConfig
 from policies.nets.observation import VisionConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -17,14 +18,15 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from armature_ros.camera_node import CameraNodeConfig, load_calibration
-from armature_ros.camera_source import CameraLost, CameraSource, SourceConfig, check_source
-from armature_ros.conversions import image_from_msg, ns_from_time
-from armature_ros.graph import graph_environment
-from armature_ros.qos import reliable_qos
+import rclpy
+from rclpy.experimental import EventsExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from armature.errors import ConfigError
+from armature_ros.camera_node import CameraNodeConfig, load_calibration
+from armature_ros.camera_source import CameraLost, CameraSource, Frame, SourceConfig, check_source
+from armature_ros.conversions import image_from_msg, ns_from_time
+from armature_ros.qos import reliable_qos
 
 WIDTH_PX, HEIGHT_PX, FRAMES = 64, 48, 12
 
@@ -87,10 +89,9 @@ def source(text: str, **settings: object) -> CameraSource:
 
 
 def test_file_gives_every_frame_once_in_rgb_and_then_is_lost(clip: Path) -> None:
-    frames = []
+    frames: list[Frame] = []
     with pytest.raises(CameraLost, match=f"{clip.name}' ended after 12 frames"):
-        for frame in source(str(clip)).frames():
-            frames.append(frame)  # noqa: PERF402: the frames before the loss are what is looked at
+        frames.extend(source(str(clip)).frames())
     assert len(frames) == FRAMES
     red = [int(frame.image[..., 0].mean()) for frame in frames]
     assert np.allclose(red, [20 * k for k in range(FRAMES)], atol=4)
@@ -179,5 +180,83 @@ def test_calibration_reaches_camera_info(tmp_path: Path) -> None:
 
 def node_command(**parameters: object) -> list[str]:
     given = {"topic": "camera/test", "frame_id": "test_optical", "rate_hz": 30.0} | parameters
-    values = [item for name, value in given.items() for item in ("-p", f"{name}:={str(value).lower()}")]
+    values = [item for name, value in given.items() for item in ("-p", f"{name}:={json.dumps(value)}")]
     return [sys.executable, "-m", "armature_ros.camera_node", "--ros-args", *values]
+
+
+class Listener:
+    """Keeps what a camera node publishes."""
+
+    def __init__(self) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self._node = rclpy.create_node("listener", context=self._context)
+        self._executor = EventsExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self.images: list[Image] = []
+        self.infos: list[CameraInfo] = []
+        self.jpegs: list[CompressedImage] = []
+        for kind, name, kept in (
+            (Image, "image_raw", self.images),
+            (CameraInfo, "camera_info", self.infos),
+            (CompressedImage, "image_raw/compressed", self.jpegs),
+        ):
+            self._node.create_subscription(kind, f"camera/test/{name}", kept.append, reliable_qos())
+
+    def spin_until(self, is_done: Callable[[], bool], limit_s: float = 30.0) -> None:
+        deadline_s = time.monotonic() + limit_s
+        while not is_done():
+            assert time.monotonic() < deadline_s, "it took too long"
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> None:
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+@pytest.fixture
+def listener(environment: dict[str, str]) -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.close()
+
+
+@pytest.mark.ros
+def test_node_publishes_image_info_and_jpeg_of_the_same_stamp(clip: Path, listener: Listener) -> None:
+    process = subprocess.Popen(node_command(source=str(clip), loop=True))
+    try:
+        listener.spin_until(lambda: len(listener.images) >= 20 and len(listener.jpegs) >= 5)
+    finally:
+        process.terminate()
+    assert process.wait(10) == 0
+    stamps_ns = [ns_from_time(image.header.stamp) for image in listener.images]
+    assert (np.diff(stamps_ns) > 0).all()
+    pixels = image_from_msg(listener.images[3])
+    assert pixels.shape == (HEIGHT_PX, WIDTH_PX, 3)
+    assert pixels[..., 1:].max() < 20
+    info = listener.infos[-1]
+    assert (info.width, info.height, info.header.frame_id) == (WIDTH_PX, HEIGHT_PX, "test_optical")
+    jpeg = listener.jpegs[0]
+    twin = next(image for image in listener.images if image.header.stamp == jpeg.header.stamp)
+    decoded = cv2.imdecode(np.frombuffer(jpeg.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decoded.astype(int) - image_from_msg(twin)).max() < 25
+
+
+@pytest.mark.ros
+def test_node_whose_camera_is_lost_names_it_and_ends_with_1(
+    serve: Callable[..., str], environment: dict[str, str]
+) -> None:
+    pictures = iter([grey(10 + 20 * k) for k in range(5)])
+    url = serve(lambda _: next(pictures))
+    command = node_command(source=url, retries=1, retry_wait_s=0.05, frozen_s=0.5)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"camera source '{url}'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ros
+def test_node_refuses_a_file_that_is_not_there_with_2(environment: dict[str, str]) -> None:
+    done = subprocess.run(node_command(source="no/such.mp4"), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "'no/such.mp4' is no file" in done.stderr

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy")
 
-from armature_ros import conversions
-from armature_ros.conversions import Episode
-from armature_ros.streams import StreamConfig, topics_of
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from armature.errors import ConfigError, InvalidValue
 from armature.types import ActionChunk
+from armature_ros import conversions
+from armature_ros.conversions import Episode
+from armature_ros.streams import StreamConfig, topics_of
 from sim.tasks import SimConfig, robot_spec
 
 SPEC = robot_spec(SimConfig())

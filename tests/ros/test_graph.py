@@ -12,12 +12,11 @@ import yaml
 
 pytest.importorskip("rclpy")
 
-from armature_ros.graph import GRAPHS, GraphConfig, config_folder, make_graph
-
 from armature.config import from_plain
 from armature.control.safety_gate import SafetyLimits, check_limits
 from armature.errors import ConfigError
 from armature.spec import RobotSpec
+from armature_ros.graph import GRAPHS, GraphConfig, config_folder, make_graph
 from sim.defaults import limits_for
 from sim.tasks import SimConfig, robot_spec
 
@@ -58,6 +57,7 @@ def test_overrides_come_last_on_the_command_line() -> None:
         ("sim", GraphConfig(overrides=("control.a=1",)), "unknown node of the graph 'control'"),
         ("sim", GraphConfig(overrides=("a",)), "'a' is not of the form"),
         ("collect", GraphConfig(), "needs --dataset"),
+        ("sim", GraphConfig(policy="nowhere"), "policy 'nowhere' is no folder. Valid: expert, or"),
         ("robot", GraphConfig(robot="nobody"), "unknown robot 'nobody'"),
     ],
 )

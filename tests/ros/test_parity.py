@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("rclpy")
 
 import torch
-from armature_ros.episodes import EpisodeDriver, EpisodeOutcome
-from armature_ros.graph import ONE_THREAD, GraphConfig, make_graph
-from armature_ros.up import RunningGraph
 
 from armature.policy import Policy
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
+from armature_ros.episodes import EpisodeDriver, EpisodeOutcome
+from armature_ros.graph import ONE_THREAD, GraphConfig, make_graph
+from armature_ros.up import RunningGraph
 from data_collection.store import Dataset, open_dataset
 from policies.checkpoint import load_policy
 from sim.defaults import default_scheduler, panda_limits

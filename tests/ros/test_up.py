@@ -14,11 +14,10 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from armature.spec import CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import GraphConfig, make_graph
 from armature_ros.up import RunningGraph
-
-from armature.spec import CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION
 from data_collection.store import open_dataset
 from sim.tasks import SimConfig, robot_spec
 
@@ -129,8 +128,9 @@ def test_missing_camera_is_named_and_the_arm_holds(
         cameras=False, horizon_steps=5, policy=str(checkpoint), dataset=str(dataset), overrides=overrides
     )
     lines: list[tuple[str, str]] = []
+    nodes = make_graph("sim", config)
     with (
-        RunningGraph(make_graph("sim", config), environment, log=lambda name, line: lines.append((name, line))) as graph,
+        RunningGraph(nodes, environment, log=lambda name, line: lines.append((name, line))) as graph,
         EpisodeDriver(records=True, check=graph.check) as driver,
     ):
         outcome = driver.run_episode()

@@ -1,12 +1,11 @@
 """The only writer to the arm: chunk scheduler, residual, safety gate, command. No torch.
 
-In real time it ticks on absolute deadlines of the steady clock. In lockstep every joint state is a tick: it is answered at
-once, or, when a new chunk is due, when the chunk for that very stamp has come.
+In real time it ticks on absolute deadlines of the steady clock. In lockstep every joint state is a tick: it is answered
+at once, or, when a new chunk is due, when the chunk for that very stamp has come.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -91,7 +90,8 @@ class ControlNode(Node):
         self.create_service(Trigger, "~/arm", self._on_arm)
         self.create_service(Trigger, "~/disarm", self._on_disarm)
         Diagnostics(self, self._diagnose)
-        self.get_logger().info(f"ready, {'lockstep' if self.config.lockstep else f'{self._spec.rate_hz} Hz'}, not armed")
+        pace = "lockstep" if self.config.lockstep else f"{self._spec.rate_hz} Hz"
+        self.get_logger().info(f"ready, {pace}, not armed")
 
     def loop(self, executor: Executor, stop: StopRequest) -> None:
         """Tick until asked to stop."""
@@ -150,7 +150,7 @@ class ControlNode(Node):
         self._last_tick_ns = now_ns
 
     def _fresh_state(self) -> Sample | None:
-        """Return the newest state, or None when the arm went silent by the steady clock; lockstep waits as long as it takes."""
+        """Return the newest state, or None when the arm went silent by the steady clock; lockstep has no hurry."""
         if self._measured is None or self.config.lockstep:
             return self._measured
         age_s = (self._steady.now_ns() - self._measured.received_ns) / 1e9

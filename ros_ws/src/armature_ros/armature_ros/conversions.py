@@ -68,7 +68,7 @@ def joint_state_to_msg(labels: Sequence[str], positions: NDArray[Any], stamp_ns:
 
 
 def positions_from_joint_state(message: JointState, labels: Sequence[str]) -> NDArray[np.float64]:
-    """Select positions by name, (len(labels),) in their order; raise InvalidValue naming the joints that are not there."""
+    """Select positions by name, (len(labels),) in their order; raise InvalidValue naming the missing joints."""
     if len(message.name) != len(message.position):
         raise InvalidValue(f"joint state has {len(message.name)} names and {len(message.position)} positions")
     found = dict(zip(message.name, message.position, strict=True))
@@ -105,7 +105,7 @@ def pose_from_msg(message: PoseStamped) -> NDArray[np.float64]:
 
 
 def values_from_msg(message: Any, arrays: Sequence[ArraySpec]) -> dict[str, NDArray[Any]]:
-    """Return the arrays that a message carries, in the dtype of their specs; raise InvalidValue when one is not in it."""
+    """Return the arrays that a message carries, in their specs' dtypes; raise InvalidValue when one is not in it."""
     if isinstance(message, Image):
         return {array.name: image_from_msg(message) for array in arrays}
     if isinstance(message, PoseStamped):
@@ -139,10 +139,11 @@ def chunk_to_msg(chunk: ActionChunk, labels: Sequence[str]) -> JointTrajectory:
 
 
 def chunk_from_msg(message: JointTrajectory, spec: ActionSpec) -> ActionChunk:
-    """Return the chunk of a trajectory; raise InvalidValue on wrong names, uneven times or values that are not finite."""
+    """Return the chunk of a trajectory; raise InvalidValue on wrong names, uneven times, values that are not finite."""
     actions = _positions(message, spec.labels)
     if not np.isfinite(actions).all():
-        raise InvalidValue(f"chunk is not finite at steps {sorted({*np.argwhere(~np.isfinite(actions))[:, 0].tolist()})}")
+        faulty = np.flatnonzero(~np.isfinite(actions).all(axis=1)).tolist()
+        raise InvalidValue(f"chunk is not finite at steps {faulty}")
     times_ns = [ns_from_time(point.time_from_start) for point in message.points]
     periods_ns = set(np.diff(times_ns).tolist()) or {spec.period_ns}
     if len(periods_ns) != 1 or min(periods_ns) <= 0:

@@ -63,8 +63,9 @@ def main(argv: list[str]) -> int:
     """Run `armature demo`; return 0 when done, 1 when a node failed, 2 on bad input, 130 after Ctrl-C."""
     config = tyro.cli(DemoConfig, args=argv, prog="armature demo", description=__doc__)
     _check(config)
-    # Ctrl-C and SIGTERM look the same from here on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ctrl-C and SIGTERM look the same from here on; a shell starts background jobs with Ctrl-C ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     out = _make_folder(config)
     console = Console(highlight=False)
     try:
@@ -93,12 +94,11 @@ def run_demo(config: DemoConfig, out: Path, console: Console, command: str) -> d
             write_video(out / "episodes.mp4", dataset)
     summary = build_summary(
         measurements,
-        dataset.spec,
+        dataset,
         watch.phases_s,
         memory.peak_bytes,
         title="demo" if made is None else "demo from scratch",
         description=_description(config, dataset.spec, document),
-        dataset="dataset",
         provenance=_provenance(policy, document, dataset.fingerprint, command),
         from_scratch=made,
     )
@@ -172,7 +172,8 @@ def _graph(config: DemoConfig, policy: str, out: Path) -> GraphConfig:
 def _description(config: DemoConfig, spec: RobotSpec, document: dict[str, Any] | None) -> str:
     inputs = "the simulator's state" if document is None else ", ".join(_observed(document))
     who = "the scripted expert" if document is None else f"a {document['family']} policy"
-    return f"Task {config.task} on the simulated {spec.name} at {spec.action.rate_hz:g} Hz; {who} acting on {inputs}."
+    where = f"{config.task.capitalize()} on the simulated {spec.name} at {spec.action.rate_hz:g} Hz"
+    return f"{where}; {who} acting on {inputs}."
 
 
 def _observed(document: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rclpy.node import Node, NodeNameNonExistentError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,7 +22,8 @@ from armature_ros.measurements import Measurements, Stopwatch
 from armature_ros.up import RunningGraph
 from sim.tasks import SimConfig, robot_spec
 
-READY_SERVICES = ("sim_node/start", "policy_node/reset", "control_node/arm", "recorder_node/end")
+LAST_SERVICE = {"sim_node": "start", "policy_node": "reset", "control_node": "arm", "recorder_node": "end"}
+"""Of each node, a service that it offers only once it has loaded what it needs."""
 SHOWN_SEVERITIES = ("ERROR", "FATAL")
 ATTEMPTS_PER_DEMONSTRATION = 2
 
@@ -99,8 +101,8 @@ class _Session:
         self._log = NodeLog(run.log_path, run.console)
 
     def __enter__(self) -> _Session:
-        # A domain of its own: another graph on this host must not take part.
-        environment = graph_environment(domain_id=1 + os.getpid() % 100)
+        # A domain of its own unless one is given: another graph on this host must not take part.
+        environment = graph_environment(int(os.environ.get("ROS_DOMAIN_ID", 1 + os.getpid() % 100)))
         os.environ.update(environment)
         with self._run.watch.phase("start of the nodes"), self._run.console.status("starting the nodes"):
             self._graph = RunningGraph(make_graph("sim", self._run.config), environment, self._log)
@@ -123,8 +125,15 @@ class _Session:
             self._log.__exit__(kind, error, trace)
 
     def _are_ready(self) -> bool:
-        offered = {name.lstrip("/") for name, _ in self.driver.node.get_service_names_and_types()}
-        return offered.issuperset(READY_SERVICES)
+        return all(_offers(self.driver.node, node, service) for node, service in LAST_SERVICE.items())
+
+
+def _offers(observer: Node, node: str, service: str) -> bool:
+    try:
+        found = observer.get_service_names_and_types_by_node(node, "/")
+    except NodeNameNonExistentError:
+        return False
+    return f"/{node}/{service}" in (name for name, _ in found)
 
 
 def _period_s(config: GraphConfig) -> float:

@@ -73,7 +73,7 @@ class EpisodeDriver:
         rclpy.shutdown(context=self._context)
 
     def run_episode(self, keeps: Callable[[dict[str, Any]], bool] = lambda result: True) -> EpisodeOutcome:
-        """Run the next episode; it is committed if it `keeps(result)`, else discarded. Raises ArmatureError on a time-out."""
+        """Run the next episode and commit it if it `keeps(result)`; raise ArmatureError on a time-out."""
         episode = self.start_episode()
         result = self._await_result(episode)
         if not self._records:
@@ -93,7 +93,7 @@ class EpisodeDriver:
         for name in ("policy_node/reset", "control_node/reset"):
             self._accepted(name, lambda message: message == begin)
         if self._records:
-            self._accepted("recorder_node/start")
+            self._accepted("recorder_node/start", lambda message: json.loads(message)["begin_ns"] == episode.begin_ns)
         for name in ("control_node/arm", "sim_node/start"):
             self._accepted(name)
         return episode
@@ -140,5 +140,6 @@ def run_episodes(count: int, *, records: bool, check: Callable[[], None]) -> int
         for _ in range(count):
             result = driver.run_episode().result
             outcome = "success" if result["success"] else "failure"
-            print(f"episode {result['episode']}, seed {result['seed']}: {outcome} after {result['steps']} steps", flush=True)
+            name = f"episode {result['episode']}, seed {result['seed']}"
+            print(f"{name}: {outcome} after {result['steps']} steps", flush=True)
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from armature.errors import ArmatureError, ConfigError
+from armature.errors import ArmatureError, ConfigError, unknown
 from armature_ros.demo_graph import GraphRun, record_demonstrations
 from armature_ros.graph import GraphConfig
 from armature_ros.measurements import Measurements, Stopwatch
@@ -42,9 +42,7 @@ KNOWN_DEMONSTRATIONS = {"lift_pixels": 100, "lift_state": 60}
 def make_checkpoint(config: ScratchConfig, out: Path, console: Console, watch: Stopwatch) -> dict[str, Any]:
     """Record and train below `out`; return where the checkpoint lies and what went into it."""
     if config.preset not in KNOWN_DEMONSTRATIONS:
-        raise ConfigError(
-            f"--from-scratch knows no training for {config.preset}; known: {', '.join(KNOWN_DEMONSTRATIONS)}"
-        )
+        raise ConfigError(unknown("training of --from-scratch", config.preset, KNOWN_DEMONSTRATIONS))
     count = config.demonstrations or KNOWN_DEMONSTRATIONS[config.preset]
     console.print(f"[bold]Demonstrations[/]  {count} of the scripted expert, {config.task}")
     dataset = out / "demonstrations"

@@ -16,6 +16,8 @@ from armature.errors import ConfigError, unknown
 from armature_ros.qos import single_host_environment
 from armature_ros.robot import RobotConfig
 
+EXPERT = "expert"
+
 ParameterValue = bool | int | float | str | list[float] | list[str]
 
 # robosuite's small matrices run ten times slower on several BLAS threads.
@@ -58,7 +60,7 @@ class GraphConfig:
     """Edge of the simulated camera images [px]."""
     horizon_steps: int = 0
     """Steps after which a simulated attempt ends; 0: the task's own."""
-    policy: str = "expert"
+    policy: str = EXPERT
     """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
     device: str = "cpu"
     """Where the policy computes: cpu or cuda."""
@@ -82,6 +84,8 @@ def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Return the nodes of the graph `name`; raise ConfigError on an unknown graph, robot or override."""
     if name not in GRAPHS:
         raise ConfigError(unknown("graph", name, GRAPHS))
+    if config.policy != EXPERT and not Path(config.policy).is_dir():
+        raise ConfigError(f"policy '{config.policy}' is no folder. Valid: {EXPERT}, or the folder of a checkpoint")
     return _apply(config.overrides, GRAPHS[name](config))
 
 
@@ -145,7 +149,7 @@ def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) 
     parameters = {**_robot_parameters(config), **paced, "execute_steps": config.execute_steps}
     node = _node("policy_node", robot, {**parameters, "policy": config.policy, "device": config.device})
     # In lockstep the simulator waits while the network computes, so that all cores are free for it.
-    threads = str(os.cpu_count() or 1) if config.lockstep and config.policy != "expert" else "1"
+    threads = str(os.cpu_count() or 1) if config.lockstep and config.policy != EXPERT else "1"
     return replace(node, environment={**ONE_THREAD, "OMP_NUM_THREADS": threads})
 
 

@@ -6,7 +6,6 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
@@ -15,6 +14,7 @@ from launch_ros.actions import Node
 from armature.config import from_plain, to_plain
 from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_graph
 from armature_ros.up import NodeDied
+from launch import LaunchContext, LaunchDescription
 
 
 def describe_graph(name: str) -> LaunchDescription:

@@ -1,4 +1,4 @@
-"""What is measured while a graph runs episodes: latencies, control ticks, counts per stream, memory of the process tree."""
+"""What is measured while a graph runs episodes: latencies, control ticks, counts per stream, memory."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from armature.testing import random_observation
 from armature.types import ActionChunk, Observation
 from armature_ros.conversions import Episode, chunk_to_msg, ns_from_time, values_from_msg
 from armature_ros.diagnostics import Diagnostics, StreamMonitor
+from armature_ros.graph import EXPERT
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, newest_stream_qos, reliable_qos
 from armature_ros.robot import RobotConfig, load_robot_spec
@@ -30,7 +32,6 @@ from armature_ros.streams import StreamConfig, TopicArrays, subscribe, topics_of
 
 WAIT_REPORT_S = 2.0
 STUCK_S = 0.5
-EXPERT = "expert"
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,10 @@ class PolicyNode(Node):
     def _silent(self) -> list[str]:
         ages_s = {topic: monitor.age_s() for topic, monitor in self._monitors.items()}
         if self.config.lockstep:
-            # Between two episodes every topic is silent, as it should be; within one, a tick that is stuck lacks something.
+            # Between episodes every topic is silent, as it should be; within one, a tick that is stuck lacks something.
             is_stuck = self._newest_stamp_ns >= self._due_ns and min(ages_s.values()) > STUCK_S
             return self._buffer.missing(self._newest_stamp_ns) if is_stuck else []
-        return [f"{topic} (silent for {age_s:.1f} s)" for topic, age_s in ages_s.items() if age_s > WAIT_REPORT_S]
+        return [f"{topic} ({_silence(age_s)})" for topic, age_s in ages_s.items() if age_s > WAIT_REPORT_S]
 
     def _make_topics(self) -> None:
         topics = topics_of(self._spec.observation.arrays, self.config.streams)
@@ -195,6 +196,10 @@ class PolicyNode(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_timer(WAIT_REPORT_S, self._report_waiting)
         Diagnostics(self, lambda: {topic: monitor.report() for topic, monitor in self._monitors.items()})
+
+
+def _silence(age_s: float) -> str:
+    return "no message yet" if math.isinf(age_s) else f"silent for {age_s:.1f} s"
 
 
 def _load_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:

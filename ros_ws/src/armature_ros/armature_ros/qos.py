@@ -48,7 +48,7 @@ def newest_stream_qos(*, lockstep: bool) -> QoSProfile:
 def recorded_stream_qos(node: Node, topic: str, depth: int = 100) -> QoSProfile | None:
     """Return the strictest profile that all present publishers of `topic` offer, or None while there is none.
 
-    A reliable request towards a best-effort publisher gets nothing at all, and so does a latched one towards a volatile.
+    A reliable request towards a best-effort publisher gets nothing at all, nor does a latched one towards a volatile.
     """
     offers = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
     if not offers:

@@ -63,7 +63,7 @@ class _Window:
 
 
 class StreamReader:
-    """Subscribes to every recorded topic on an executor and a thread of its own, so that services never delay a frame."""
+    """Subscribes to every recorded topic on an executor and thread of its own, so that services never delay a frame."""
 
     def __init__(self, node: Node, spec: RobotSpec, streams: dict[str, StreamConfig], recorder: Recorder) -> None:
         self.window = _Window()
@@ -77,6 +77,7 @@ class StreamReader:
         self._resolved = {topic: node.resolve_topic_name(topic) for topic in self._readers}
         self.monitors = {topic: StreamMonitor() for topic in self._readers}
         self._subscriptions: dict[str, Any] = {}
+        self._episode_topic = node.resolve_topic_name("episode")
         for topic, callback in (("episode", self._on_episode), ("episode_result", self._on_result)):
             self._node.create_subscription(String, node.resolve_topic_name(topic), callback, latched_qos(10))
         self._node.create_timer(DISCOVERY_PERIOD_S, self._subscribe_to_new)
@@ -88,6 +89,10 @@ class StreamReader:
         """Name the topics that nobody publishes."""
         found = dict(self._subscriptions)
         return [topic for topic in self._readers if topic not in found or not found[topic].get_publisher_count()]
+
+    def count_announcers(self) -> int:
+        """Count who announces episodes."""
+        return self._node.count_publishers(self._episode_topic)
 
     def close(self) -> None:
         """End the thread."""
@@ -181,15 +186,26 @@ class RecorderNode(Node):
         return on_request
 
     def _start(self, _request: Trigger.Request) -> str:
+        """Begin an episode; the answer says from which stamp on, so that the caller can compare."""
         missing = self._reader.waiting_for()
         if missing:
             raise ConfigError(f"waiting for {', '.join(missing)}: nobody publishes it")
-        self._episode = self._reader.episode
-        begin_ns = self.get_clock().now().nanoseconds if self._episode is None else self._episode.begin_ns
-        seed = {} if self._episode is None else {"seed": self._episode.seed}
+        announced = self._announced()
+        begin_ns = self.get_clock().now().nanoseconds if announced is None else announced.begin_ns
+        seed = {} if announced is None else {"seed": announced.seed}
         number = self._recorder.start({"operator": self.config.operator, **seed})
+        self._episode = announced
         self._reader.window = _Window(begin_ns)
-        return str(number)
+        return json.dumps({"episode": number, "begin_ns": begin_ns})
+
+    def _announced(self) -> Episode | None:
+        """Return the episode that a simulator has announced; None on a robot that announces none."""
+        announced = self._reader.episode
+        if announced is None and self._reader.count_announcers():
+            raise ConfigError("an episode is announced on `episode`, but has not arrived yet")
+        if announced is not None and announced == self._episode:
+            raise ConfigError(f"episode {announced.episode} was recorded already, and no new one is announced")
+        return announced
 
     def _stop(self, _request: Trigger.Request) -> str:
         self._reader.window.end_ns = self._reader.window.newest_ns
@@ -197,6 +213,7 @@ class RecorderNode(Node):
 
     def _discard(self, _request: Trigger.Request) -> str:
         self._reader.window = _Window()
+        self._episode = None
         self._recorder.discard()
         return "discarded"
 
@@ -207,25 +224,31 @@ class RecorderNode(Node):
         return json.dumps({**_plain(summary), "published": published})
 
     def _drain(self) -> dict[str, int]:
-        """Wait for samples in flight: until all that were published are here, or until it has been quiet."""
+        """Wait for samples in flight; return how many were published by stream, where the robot says so."""
         window, begin_s = self._reader.window, time.monotonic()
         while time.monotonic() < begin_s + self.config.drain_timeout_s:
             result = self._result()
-            still_s = time.monotonic() - max(window.last_accepted_s, begin_s)
-            if result is None and (self._episode is None or still_s > QUIET_S):
-                # Nobody says when it ended: it ends here.
-                window.end_ns = min(window.end_ns, window.newest_ns)
-            published = {} if result is None else result["published"]
-            if result is not None:
-                is_cut_short = window.end_ns < result["end_ns"]
-                window.end_ns = min(window.end_ns, result["end_ns"])
-                if not is_cut_short and all(window.accepted[name] >= n for name, n in published.items()):
+            is_quiet = time.monotonic() - max(window.last_accepted_s, begin_s) > QUIET_S
+            if result is not None and window.end_ns >= result["end_ns"]:
+                window.end_ns = result["end_ns"]
+                published = result["published"]
+                knows_all = len(published) == len(self._recorder.counts())
+                if not self._lost(published) if knows_all else is_quiet:
                     return published
-            if still_s > QUIET_S and window.end_ns != ALL_TIME_NS:
-                return published
+            elif self._episode is None or is_quiet:
+                # Nobody says when it ended, or ~/stop did: it ends with what is here.
+                window.end_ns = min(window.end_ns, window.newest_ns)
+                if is_quiet:
+                    return {}
             time.sleep(0.005)
-        self.get_logger().warning(f"~/end: samples were still coming after {self.config.drain_timeout_s} s")
+        published = (self._result() or {}).get("published", {})
+        lost = ", ".join(f"{count} of {name}" for name, count in self._lost(published).items())
+        self.get_logger().error(f"~/end: published but not received: {lost or 'nothing'}")
         return published
+
+    def _lost(self, published: dict[str, int]) -> dict[str, int]:
+        accepted = self._reader.window.accepted
+        return {name: count - accepted[name] for name, count in published.items() if accepted[name] < count}
 
     def _result(self) -> dict[str, Any] | None:
         """Return the result of the episode that is recorded, once it is there."""

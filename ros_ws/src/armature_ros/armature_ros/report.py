@@ -28,7 +28,7 @@ def write_report(run: Path) -> Path:
     """Write `report.html` into the run folder and return its path."""
     summary = json.loads((run / "summary.json").read_text())
     measurements = json.loads((run / "measurements.json").read_text())
-    dataset = open_dataset(run / summary["dataset"])
+    dataset = open_dataset(run / "dataset")
     page = _template().render(
         s=summary,
         figures=key_figures(summary),

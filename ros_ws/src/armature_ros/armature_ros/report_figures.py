@@ -91,7 +91,7 @@ def histogram_svg(values_ms: Sequence[float], label: str) -> str:
     p50, p99 = np.percentile(values, (50, 99))
     end_ms = max(1.25 * p99, 1e-3)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 2.5), layout="constrained")
+        figure = Figure(figsize=(4.0, 2.3), layout="constrained")
         ax = figure.subplots()
         ax.hist(np.clip(values, 0, end_ms), bins=48, range=(0, end_ms), color=BLUE, alpha=0.85)
         for position, name in ((p50, "p50"), (p99, "p99")):

@@ -14,7 +14,7 @@ from sim.tasks import SimConfig, robot_spec
 
 @dataclass(frozen=True)
 class RobotConfig:
-    """The robot's contract; the fields below `spec_file` are those of sim.tasks.SimConfig and mean nothing with a file."""
+    """The robot's contract: a file, or the simulated robot of sim.tasks.SimConfig, whose fields the others are."""
 
     spec_file: str = ""
     """JSON of armature.spec.RobotSpec; empty for the simulated robot."""

@@ -1,7 +1,7 @@
 """A simulated robot that speaks what a real one speaks, in lockstep with its commands or in real time.
 
-In lockstep tick k's observations are published, stamped with simulated time, and the world moves when the command of that
-stamp has come. In real time it moves every period by the newest command, as hardware does.
+In lockstep tick k's observations are published, stamped with simulated time, and the world moves when the command of
+that stamp has come. In real time it moves every period by the newest command, as hardware does.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class SimNode(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/start", self._on_start)
         Diagnostics(self, self._diagnose)
-        self.get_logger().info(f"{self.config.robot.task}: ready, {'lockstep' if self.config.lockstep else 'real time'}")
+        pace = "lockstep" if self.config.lockstep else "real time"
+        self.get_logger().info(f"{self.config.robot.task}: ready, {pace}")
 
     def loop(self, executor: Executor, stop: StopRequest) -> None:
         """Run episodes as the services ask for them."""

@@ -15,21 +15,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from armature.spec import RobotSpec
 from armature_ros.measurements import Measurements
+from data_collection.store import Dataset
+from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED
 from sim.intervals import wilson_interval
 
 PACKAGES = ("numpy", "torch", "diffusers", "ros-rclpy", "mujoco", "robosuite", "zarr", "opencv-python", "av")
 LOCKSTEP_NOTE = (
-    "The graph ran in lockstep: the simulator waits for every command, so a tick takes as long as the machine needs for "
-    "physics, rendering and policy."
+    "The graph ran in lockstep: the simulator waits for every command, so a tick takes as long as this machine needs "
+    "for physics, rendering and policy."
 )
 
 
 def build_summary(
-    measurements: Measurements, spec: RobotSpec, phases_s: Mapping[str, float], peak_bytes: int, **about: Any
+    measurements: Measurements, dataset: Dataset, phases_s: Mapping[str, float], peak_bytes: int, **about: Any
 ) -> dict[str, Any]:
-    """Put a run's figures together; `about` holds title, description, dataset, provenance."""
+    """Put a run's figures together; `about` holds title, description and provenance."""
     successes, episodes = measurements.successes, len(measurements.episodes)
     return {
         **about,
@@ -45,7 +46,8 @@ def build_summary(
         },
         "control_tick_ms": _distribution(measurements.tick_period_s, "mean", "std", "p50", "p99"),
         "timing_note": LOCKSTEP_NOTE,
-        "robot_rate_hz": spec.action.rate_hz,
+        "robot_rate_hz": dataset.spec.action.rate_hz,
+        "gate": _gate_counts(dataset),
         "streams": {name: asdict(totals) for name, totals in measurements.streams.items()},
         "phases_s": {name: round(seconds, 2) for name, seconds in phases_s.items()},
         "peak_memory_gb": round(peak_bytes / 1e9, 3),
@@ -54,6 +56,18 @@ def build_summary(
         "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform()},
         "versions": versions(),
     }
+
+
+def _gate_counts(dataset: Dataset) -> dict[str, int]:
+    """Compare what was asked for with what was sent: held is a command without a request, limited one that differs."""
+    held = limited = commands = 0
+    for episode in dataset.episodes:
+        requested, executed = episode.read(ACTION_REQUESTED)[2], episode.read(ACTION_EXECUTED)[2]
+        absent = np.isnan(requested).any(axis=1)
+        held += int(absent.sum())
+        limited += int((~absent & (requested != executed).any(axis=1)).sum())
+        commands += len(executed)
+    return {"commands": commands, "held": held, "limited": limited}
 
 
 def _distribution(values_s: Sequence[float], *wanted: str) -> dict[str, float | int | None]:
@@ -99,16 +113,17 @@ def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     low, high = success["interval_95"]
     dropped, recorded = (sum(stream[key] for stream in streams) for key in ("dropped", "recorded"))
     chunk, command = summary["latency_ms"]["chunk"], summary["latency_ms"]["camera_to_command"]
-    tick = summary["control_tick_ms"]
+    tick, gate = summary["control_tick_ms"], summary["gate"]
     return [
         (
             "Success",
             f"{success['successes']}/{success['episodes']}",
-            f"95 % interval {100 * low:.0f}–{100 * high:.0f} %",
+            f"95 % interval {100 * low:.0f}-{100 * high:.0f} %",
         ),
         ("Chunk latency", _ms(chunk["p50"]), f"p99 {_ms(chunk['p99'])}"),
         ("Camera to command", _ms(command["p50"]), f"p99 {_ms(command['p99'])}"),
         ("Control tick", _ms(tick["mean"]), f"std {_ms(tick['std'])}, p99 {_ms(tick['p99'])}"),
+        ("Safety gate", f"{gate['limited'] + gate['held']:,}", f"of {gate['commands']:,} commands limited or held"),
         ("Samples dropped", f"{dropped:,}", f"of {dropped + recorded:,} in {len(streams)} streams"),
         ("Peak memory", f"{summary['peak_memory_gb']:.2f} GB", "all processes together"),
         ("Time", duration_text(sum(summary["phases_s"].values())), f"in {len(summary['phases_s'])} phases"),
@@ -116,7 +131,7 @@ def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} ms"
+    return "-" if value is None else f"{value:.1f} ms"
 
 
 def duration_text(seconds: float) -> str:
@@ -133,7 +148,7 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         figures.add_row(name, f"[bold]{value}[/]", f"[dim]{detail}[/]")
     streams = _right_aligned("stream", "published", "received", "recorded", "dropped")
     for name, counts in summary["streams"].items():
-        streams.add_row(name, *("–" if value is None else f"{value:,}" for value in counts.values()))
+        streams.add_row(name, *("-" if value is None else f"{value:,}" for value in counts.values()))
     phases = _right_aligned("phase", "time")
     for name, seconds in summary["phases_s"].items():
         phases.add_row(name, duration_text(seconds))

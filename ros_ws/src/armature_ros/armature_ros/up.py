@@ -27,7 +27,9 @@ class NodeDied(ArmatureError):
     """A node of a running graph has ended by itself."""
 
     def __init__(self, name: str, returncode: int) -> None:
-        how = f"was killed by {signal.Signals(-returncode).name}" if returncode < 0 else f"ended with exit code {returncode}"
+        how = f"ended with exit code {returncode}"
+        if returncode < 0:
+            how = f"was killed by {signal.Signals(-returncode).name}"
         super().__init__(f"node {name} {how}")
         self.name = name
         self.returncode = returncode

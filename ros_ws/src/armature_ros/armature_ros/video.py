@@ -22,15 +22,15 @@ Image = NDArray[np.uint8]
 
 INK, PAPER, MUTED = (24, 28, 36), (244, 246, 250), (150, 160, 176)
 GREEN, RED = (46, 178, 110), (222, 84, 76)
-FONT = cv2.FONT_HERSHEY_DUPLEX
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_DUPLEX, 0.56
 
 
 @dataclass(frozen=True)
 class VideoConfig:
     """Size and quality of the film; `hold_s` is how long an episode's last frame stays with its outcome."""
 
-    tile_px: int = 512
-    strip_px: int = 56
+    tile_px: int = 400
+    strip_px: int = 48
     hold_s: float = 0.8
     crf: int = 23
 
@@ -125,7 +125,7 @@ def _frame(images: Sequence[Image], caption: _Caption, config: VideoConfig) -> I
 def _strip(width_px: int, caption: _Caption, height_px: int) -> Image:
     strip = np.full((height_px, width_px, 3), INK, np.uint8)
     cv2.rectangle(strip, (0, 0), (round(width_px * caption.progress), 3), _bar_colour(caption), -1)
-    compact = width_px < 800
+    compact = width_px < 700
     left = f"{caption.number}/{caption.total}" if compact else f"Episode {caption.number} of {caption.total}"
     _write(strip, left, 20, PAPER)
     _write(strip, f"{caption.time_s:5.2f} s", round(width_px * (0.24 if compact else 0.29)), PAPER)
@@ -142,9 +142,9 @@ def _bar_colour(caption: _Caption) -> tuple[int, int, int]:
 
 
 def _write(strip: Image, text: str, x_px: int, colour: tuple[int, int, int]) -> None:
-    cv2.putText(strip, text, (x_px, strip.shape[0] // 2 + 10), FONT, 0.68, colour, 1, cv2.LINE_AA)
+    cv2.putText(strip, text, (x_px, strip.shape[0] // 2 + 8), FONT, FONT_SCALE, colour, 1, cv2.LINE_AA)
 
 
 def _write_right(strip: Image, text: str, x_px: int, colour: tuple[int, int, int]) -> None:
-    (width_px, _), _ = cv2.getTextSize(text, FONT, 0.68, 1)
+    (width_px, _), _ = cv2.getTextSize(text, FONT, FONT_SCALE, 1)
     _write(strip, text, x_px - width_px, colour)

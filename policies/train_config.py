@@ -1,0 +1,47 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from policies.checkpoint import SaveDtype
+from policies.diffusion import DiffusionConfig
+from policies.training_state import OptimizerConfig
+
+PresetName = Literal["lift_pixels", "lift_state", "tiny"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    dataset: Path
+    """Folder of the recorded demonstrations."""
+    out: Path
+    """Folder for checkpoint, training state and tensorboard."""
+    policy: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    preset: PresetName = "lift_pixels"
+    """Where the values come from that are not given on the command line."""
+    steps: int = 3000
+    """Optimiser steps of the whole training; the learning rate reaches zero there."""
+    batch_size: int = 64
+    seed: int = 0
+    """Fixes initial weights, order of the windows, noise, image windows and dropout."""
+    validation_fraction: float = 0.05
+    """Share of the episodes that is kept out of training, to measure the loss on."""
+    episodes: Literal["successful", "all"] = "successful"
+    """Learn from the episodes that are not marked as failed, or from all."""
+    validate_every_steps: int = 500
+    save_every_steps: int = 1000
+    stop_at_step: int | None = None
+    """Stop here with a resumable state, before the training is complete."""
+    resume: bool = False
+    """Continue from `out`/training_state."""
+    save_dtype: SaveDtype = "float32"
+    """float16 halves the checkpoint; it is computed in float32 either way."""
+    device: str = "cpu"
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's own choice."""

@@ -1,0 +1,96 @@
+"""Episodes from the keyboard: the services that begin and end one, called in order without ever waiting for them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.task import Future
+from std_srvs.srv import SetBool, Trigger
+
+BEGIN = ("sim_node/reset", "control_node/reset", "recorder_node/start", "control_node/arm", "sim_node/start")
+BEGIN_KEY = "n"
+END_KEYS = {"y": True, "x": False}
+DISCARD_KEYS = ("\x7f", "\b")
+RETRY_S = 0.1
+GIVE_UP_S = 10.0
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One service call that still has to be made."""
+
+    name: str
+    request: Any
+    deadline_s: float
+
+
+class TeleopEpisode:
+    """Works through service calls one at a time; a refused one is tried again until it has taken too long.
+
+    A service that nobody offers is left out: a real robot has no simulator, and recording is optional.
+    """
+
+    def __init__(self, node: Node, on_reset: Callable[[], None]) -> None:
+        self._logger = node.get_logger()
+        self._on_reset = on_reset
+        self._clients: dict[str, Any] = {name: node.create_client(Trigger, name) for name in BEGIN}
+        self._clients["recorder_node/discard"] = node.create_client(Trigger, "recorder_node/discard")
+        self._clients["recorder_node/end"] = node.create_client(SetBool, "recorder_node/end")
+        self._steps: deque[_Step] = deque()
+        self._answer: Future | None = None
+        self._next_s = 0.0
+
+    def press(self, key: str) -> bool:
+        """Take one key; return False when it is none of an episode's."""
+        if key == BEGIN_KEY:
+            self._on_reset()
+            self._queue(*((name, Trigger.Request()) for name in BEGIN))
+        elif key in END_KEYS:
+            self._queue(("recorder_node/end", SetBool.Request(data=END_KEYS[key])))
+        elif key in DISCARD_KEYS:
+            self._queue(("recorder_node/discard", Trigger.Request()))
+        else:
+            return False
+        return True
+
+    def advance(self) -> None:
+        """Make the next call when it is due, or look at its answer; returns at once."""
+        if not self._steps or time.monotonic() < self._next_s:
+            return
+        step = self._steps[0]
+        client = self._clients[step.name]
+        if self._answer is None and not client.service_is_ready():
+            self._steps.popleft()
+        elif self._answer is None:
+            self._answer = client.call_async(step.request)
+        elif self._answer.done():
+            self._finish(step, self._answer.result())
+        elif time.monotonic() > step.deadline_s:
+            self._give_up(f"{step.name}: no answer for {GIVE_UP_S:g} s")
+
+    def _queue(self, *calls: tuple[str, Any]) -> None:
+        if self._steps:
+            self._logger.warning(f"busy with {self._steps[0].name}")
+            return
+        deadline_s = time.monotonic() + GIVE_UP_S
+        self._steps.extend(_Step(name, request, deadline_s) for name, request in calls)
+
+    def _finish(self, step: _Step, answer: Any) -> None:
+        self._answer = None
+        if answer.success:
+            self._steps.popleft()
+            self._logger.info(f"{step.name}: {answer.message or 'done'}")
+        elif step.name in BEGIN and time.monotonic() < step.deadline_s:
+            self._next_s = time.monotonic() + RETRY_S
+        else:
+            self._give_up(f"{step.name}: {answer.message}")
+
+    def _give_up(self, reason: str) -> None:
+        self._logger.error(reason)
+        self._answer = None
+        self._steps.clear()

@@ -1,0 +1,99 @@
+"""A small robot, a dataset of it written by the real store, and a tiny training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from armature.normalizer import FieldStats, Normalizer
+from armature.spec import (
+    CAMERA_SCENE,
+    CAMERA_WRIST,
+    GRIPPER_OPENING,
+    JOINT_POSITION,
+    ActionSpec,
+    ArraySpec,
+    ObservationSpec,
+    RobotSpec,
+)
+from data_collection.store import create_dataset
+from policies.diffusion import DiffusionConfig, DiffusionPolicy
+from policies.presets import tiny
+from policies.train_config import TrainConfig
+
+PERIOD_NS = 50_000_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def spec() -> RobotSpec:
+    joint = ArraySpec(JOINT_POSITION, (2,), "float32", "rad", low=(-2.0, -2.0), high=(2.0, 2.0), labels=("j1", "j2"))
+    gripper = ArraySpec(GRIPPER_OPENING, (1,), "float32", "m", low=(0.0,), high=(0.08,), labels=("gripper",))
+    cameras = [ArraySpec(name, (24, 32, 3), "uint8", "rgb8") for name in (CAMERA_SCENE, CAMERA_WRIST)]
+    return RobotSpec(
+        "arm", ObservationSpec((*cameras, joint, gripper), 20.0), ActionSpec("joint_position", (joint, gripper), 20.0)
+    )
+
+
+def write_dataset(path: Path, spec: RobotSpec, lengths: list[int], success: bool = True) -> Path:
+    """Write episodes in which the arm moves on circles, and the command leads the measurement by one tick."""
+    rng = np.random.default_rng(0)
+    with create_dataset(path, spec, "circle").writer() as writer:
+        for seed, length in enumerate(lengths):
+            episode = writer.begin()
+            stamps = np.arange(length, dtype=np.int64) * PERIOD_NS
+            angle = np.linspace(0, 3, length + 1) + rng.uniform(0, 1)
+            arm = np.stack([np.sin(angle), np.cos(angle), 0.04 + 0.04 * np.sin(angle)], axis=1)
+            values = {JOINT_POSITION: arm[:-1, :2].astype(np.float32), GRIPPER_OPENING: arm[:-1, 2:].astype(np.float32)}
+            for camera in (CAMERA_SCENE, CAMERA_WRIST):
+                values[camera] = rng.integers(0, 256, (length, 24, 32, 3), dtype=np.uint8)
+            values |= {"action/executed": arm[1:], "action/requested": arm[1:]}
+            for stream, data in values.items():
+                episode.append(stream, stamps, stamps, data)
+            episode.commit({"seed": seed, "success": success})
+    return path
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory, spec) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "circle", spec, [12, 5, 9, 10])
+
+
+@pytest.fixture
+def record(tmp_path, spec):
+    """Return a function that writes another dataset: record(lengths, success) -> path."""
+    return lambda lengths, success=True: write_dataset(tmp_path / "recorded", spec, lengths, success)
+
+
+@pytest.fixture
+def train_config(dataset, tmp_path) -> TrainConfig:
+    return tiny(dataset, tmp_path / "run")
+
+
+def policy_config(**changes) -> DiffusionConfig:
+    return replace(tiny(Path(), Path()).policy, **changes)
+
+
+def make_policy(spec: RobotSpec, seed: int = 0, **changes) -> DiffusionPolicy:
+    """Make an untrained policy, ready for inference, whose statistics are the bounds of the spec."""
+    config = policy_config(**changes)
+    arrays = [*spec.select(config.observations).observation.vectors]
+    bounds = {array.name: np.array([array.low, array.high]) for array in arrays}
+    bounds["action"] = np.stack([spec.action.low, spec.action.high])
+    fields = {name: FieldStats.of(value) for name, value in bounds.items()}
+    torch.manual_seed(seed)
+    return DiffusionPolicy(config, spec, Normalizer(fields, dict.fromkeys(fields, "limits"))).eval()
+
+
+@pytest.fixture
+def new_policy(spec):
+    """Return a function that makes an untrained policy: new_policy(seed=0, **config_changes)."""
+    return lambda **changes: make_policy(spec, **changes)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from armature.cli import main as armature
+from armature.config import to_plain
+from armature.errors import CheckpointError, ConfigError, DatasetError, InvalidValue, SpecMismatch
+from armature.spec import GRIPPER_OPENING, JOINT_POSITION
+from armature.testing import check_policy
+from data_collection.windows import Windows
+from policies.checkpoint import load_policy, read_document
+from policies.dataset_torch import WindowTensors, batch_indices
+from policies.presets import PRESETS
+from policies.train import parse_arguments, train
+from policies.train_config import TrainConfig
+from policies.training_state import OptimizerConfig, ema_decay, learning_rate
+
+
+def weights_of(run):
+    return (run / "checkpoint" / "weights.safetensors").read_bytes()
+
+
+def training_of(run):
+    return read_document(run / "checkpoint")["provenance"]["training"]
+
+
+def losses_of(run):
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars("train/loss")}
+
+
+def test_training_makes_a_policy_and_says_where_it_comes_from(train_config):
+    path = train(train_config, command="armature train --steps 20")
+    check_policy(load_policy(path))
+    provenance = read_document(path)["provenance"]
+    assert provenance["command"] == "armature train --steps 20"
+    assert len(provenance["dataset_fingerprint"]) == 16
+    assert set(provenance["versions"]) == {"python", "torch", "diffusers", "safetensors", "numpy"}
+    training = provenance["training"]
+    assert (training["steps"], training["episodes"], training["validation_episodes"]) == (20, 3, 1)
+    assert math.isfinite(training["validation_loss"])
+    assert training["config"] == to_plain(train_config)
+    assert list(losses_of(train_config.out)) == list(range(1, 21))
+
+
+@pytest.mark.parametrize("denoiser", ["unet", "transformer"])
+def test_stopping_and_resuming_equals_training_through(train_config, tmp_path, denoiser):
+    policy = replace(train_config.policy, denoiser=denoiser, relative_actions=True, vector_noise=0.1)
+    through = replace(train_config, policy=policy, steps=12, out=tmp_path / "through")
+    parts = replace(through, out=tmp_path / "parts")
+    train(through)
+    train(replace(parts, stop_at_step=5))
+    assert training_of(parts.out)["steps"] == 5
+    train(replace(parts, resume=True))
+    assert weights_of(parts.out) == weights_of(through.out)
+    assert losses_of(parts.out) == losses_of(through.out)
+    assert training_of(parts.out)["validation_loss"] == training_of(through.out)["validation_loss"]
+
+
+def test_interrupted_training_resumes(train_config, tmp_path):
+    interrupted = replace(train_config, steps=100_000)
+    options = ["--dataset", str(train_config.dataset), "--out", str(train_config.out), "--preset", "tiny"]
+    command = [sys.executable, "-m", "armature.cli", "train", *options, "--steps", "100000", "--threads", "1"]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:
+        while not list(train_config.out.glob("tensorboard/*")) and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    done = training_of(train_config.out)["steps"]
+    assert 0 < done < 100_000
+    train(replace(interrupted, resume=True, stop_at_step=done + 2))
+    assert training_of(train_config.out)["steps"] == done + 2
+
+
+def test_a_run_is_not_overwritten_without_resume(train_config):
+    train(replace(train_config, stop_at_step=1))
+    with pytest.raises(ConfigError, match="--resume"):
+        train(train_config)
+
+
+def test_resuming_with_other_settings_is_refused_by_name(train_config, record):
+    train(replace(train_config, stop_at_step=1))
+    resumed = replace(train_config, resume=True)
+    with pytest.raises(ConfigError, match="batch_size is 4, the training began with 8"):
+        train(replace(resumed, batch_size=4))
+    with pytest.raises(ConfigError, match="fingerprint"):
+        train(replace(resumed, dataset=record([9, 9, 9, 9])))
+
+
+def test_resuming_nothing_or_damage_is_refused(train_config):
+    with pytest.raises(CheckpointError, match="training_state: there is no such folder"):
+        train(replace(train_config, resume=True))
+    train(replace(train_config, stop_at_step=1))
+    file = train_config.out / "training_state" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(replace(train_config, resume=True))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(train_config):
+    optimizer = OptimizerConfig(learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(InvalidValue, match=r"training (loss|gradient norm) is (nan|inf) at step \d"):
+        train(replace(train_config, optimizer=optimizer))
+
+
+def test_horizons_longer_than_an_episode_are_padded(train_config, record):
+    policy = replace(train_config.policy, chunk_steps=16, obs_steps=4)
+    config = replace(train_config, dataset=record([3, 2]), policy=policy, steps=2)
+    assert load_policy(train(config)).infer
+    assert training_of(config.out)["windows"] in (2, 3)
+
+
+def test_one_episode_trains_without_validation(train_config, record):
+    train(replace(train_config, dataset=record([6]), steps=2))
+    assert "validation_loss" not in training_of(train_config.out)
+
+
+def test_datasets_without_use_are_refused(train_config, record, tmp_path):
+    with pytest.raises(DatasetError, match="there is no dataset here"):
+        train(replace(train_config, dataset=tmp_path / "nothing"))
+    with pytest.raises(DatasetError, match="has 2 episodes, none to learn from"):
+        train(replace(train_config, dataset=record([4, 4], success=False)))
+
+
+def test_an_empty_dataset_is_refused(train_config, record):
+    with pytest.raises(DatasetError, match="has 0 episodes"):
+        train(replace(train_config, dataset=record([])))
+
+
+def test_an_observation_that_the_dataset_lacks_is_named(train_config):
+    policy = replace(train_config.policy, observations=("object/pose",))
+    with pytest.raises(SpecMismatch, match="unknown observation 'object/pose'"):
+        train(replace(train_config, policy=policy))
+
+
+def test_command_line_overrides_the_preset(tmp_path):
+    arguments = ["--dataset", "d", "--out", str(tmp_path), "--preset", "lift_state", "--policy.denoiser", "transformer"]
+    config = parse_arguments([*arguments, "--steps", "7", "--policy.unet.dims", "8", "16"])
+    default = PRESETS["lift_state"](config.dataset, config.out)
+    expected = replace(default.policy, denoiser="transformer", unet=replace(default.policy.unet, dims=(8, 16)))
+    assert config == replace(default, steps=7, policy=expected)
+
+
+@pytest.mark.parametrize("arguments", [["--stepz", "3"], ["--policy.denoiser", "unett"], ["--steps", "many"], []])
+def test_wrong_arguments_end_with_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        armature(["train", "--dataset", "d", *arguments])
+    assert stopped.value.code == 2
+    capsys.readouterr()
+
+
+def test_an_unknown_preset_names_the_known(capsys):
+    assert armature(["train", "--preset", "lift_pixel"]) == 2
+    assert "unknown preset 'lift_pixel'. Did you mean" in capsys.readouterr().err
+
+
+def test_presets_fit_their_own_name(tmp_path):
+    assert {name: make(tmp_path, tmp_path).preset for name, make in PRESETS.items()} == {n: n for n in PRESETS}
+    assert isinstance(PRESETS["tiny"](tmp_path, tmp_path), TrainConfig)
+
+
+def test_every_window_is_seen_once_an_epoch_in_an_order_of_its_own():
+    def epoch(number):
+        return np.concatenate([batch_indices(step, 2, 6, seed=1) for step in range(3 * number, 3 * number + 3)])
+
+    assert sorted(epoch(0)) == sorted(epoch(1)) == list(range(6))
+    assert not np.array_equal(epoch(0), epoch(1))
+    straddling = torch.cat([batch_indices(step, 2, 5, seed=1) for step in range(5)])
+    assert sorted(straddling[:5].tolist()) == sorted(straddling[5:].tolist()) == list(range(5))
+    assert len(batch_indices(0, 7, 3, seed=0)) == 7
+
+
+def test_window_tensors_gather_like_the_windows_and_make_actions_relative():
+    rng = np.random.default_rng(0)
+    sizes = {JOINT_POSITION: 2, "action": 3}
+    episodes = [{name: rng.normal(size=(n, d)).astype(np.float32) for name, d in sizes.items()} for n in (4, 3)]
+    windows = Windows(iter(episodes), obs_steps=2, chunk_steps=3)
+    chosen = np.array([5, 0, 3])
+    expected = windows.batch(chosen)
+    absolute = WindowTensors(windows, None).batch(torch.from_numpy(chosen))
+    for name, value in expected.items():
+        assert np.array_equal(absolute[name].numpy(), value)
+    relative = WindowTensors(windows, slice(0, 2)).batch(torch.from_numpy(chosen))["action"].numpy()
+    reference = expected[JOINT_POSITION][:, -1:]
+    np.testing.assert_allclose(relative[..., :2], expected["action"][..., :2] - reference, atol=1e-6)
+    np.testing.assert_allclose(relative[..., 2], expected["action"][..., 2])
+
+
+def test_statistics_are_those_of_the_relative_windows(spec):
+    joint = np.array([[0, 0], [1, 10], [2, 20]], np.float32)
+    gripper = np.zeros((3, 1), np.float32)
+    action = np.concatenate([joint + 1, gripper], axis=1)
+    episode = {JOINT_POSITION: joint, GRIPPER_OPENING: gripper, "action": action}
+    tensors = WindowTensors(Windows([episode], obs_steps=1, chunk_steps=2), slice(0, 2))
+    stats = tensors.normalizer(spec.select((JOINT_POSITION, GRIPPER_OPENING))).fields
+    assert set(stats) == {JOINT_POSITION, GRIPPER_OPENING, "action"}
+    assert (stats["action"].minimum, stats["action"].maximum) == ((1.0, 1.0, 0.0), (2.0, 11.0, 0.0))
+    assert stats[JOINT_POSITION].maximum == (2.0, 20.0)
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=4)
+    assert [learning_rate(step, 12, config) for step in (0, 3, 4, 8, 12)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_average_is_young_first_and_long_at_last():
+    config = OptimizerConfig(ema_power=0.75, ema_max=0.99)
+    assert [ema_decay(step, config) for step in (0, 15, 100_000)] == pytest.approx([0.0, 0.875, 0.99])
+
+
+def test_state_is_json_and_tensors_only(train_config):
+    train(replace(train_config, stop_at_step=1))
+    files = sorted(p.name for p in (train_config.out / "training_state").iterdir())
+    assert files == ["state.json", "state.safetensors"]
+    assert json.loads((train_config.out / "training_state" / "state.json").read_text())["step"] == 1
