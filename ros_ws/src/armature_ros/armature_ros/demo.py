@@ -22,7 +22,7 @@ from rich.console import Console
 
 from armature.errors import ConfigError
 from armature.spec import RobotSpec, require_compatible
-from armature_ros.demo_graph import GraphRun, run_episodes
+from armature_ros.demo_graph import SAME_PICTURES, GraphRun, run_episodes
 from armature_ros.from_scratch import ScratchConfig, make_checkpoint
 from armature_ros.graph import GraphConfig
 from armature_ros.measurements import Measurements, MemoryMonitor, Stopwatch
@@ -166,7 +166,8 @@ def _policy_document(policy: str, config: DemoConfig) -> dict[str, Any] | None:
 
 
 def _graph(config: DemoConfig, policy: str, out: Path) -> GraphConfig:
-    return GraphConfig(task=config.task, policy=policy, dataset=str(out / "dataset"), seed=config.seed)
+    dataset = str(out / "dataset")
+    return GraphConfig(config.task, policy=policy, dataset=dataset, seed=config.seed, overrides=SAME_PICTURES)
 
 
 def _description(config: DemoConfig, spec: RobotSpec, document: dict[str, Any] | None) -> str:

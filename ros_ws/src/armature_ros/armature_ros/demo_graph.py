@@ -26,6 +26,8 @@ LAST_SERVICE = {"sim_node": "start", "policy_node": "reset", "control_node": "ar
 """Of each node, a service that it offers only once it has loaded what it needs."""
 SHOWN_SEVERITIES = ("ERROR", "FATAL")
 ATTEMPTS_PER_DEMONSTRATION = 2
+SAME_PICTURES = ("sim_node.render_profile=fast",)
+"""A policy shall see in its demo what it saw in its demonstrations, on machines with and without a GPU."""
 
 
 @dataclass(frozen=True)

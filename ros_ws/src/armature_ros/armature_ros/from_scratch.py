@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from armature.errors import ArmatureError, ConfigError, unknown
-from armature_ros.demo_graph import GraphRun, record_demonstrations
+from armature_ros.demo_graph import SAME_PICTURES, GraphRun, record_demonstrations
 from armature_ros.graph import GraphConfig
 from armature_ros.measurements import Measurements, Stopwatch
 from data_collection.store import open_dataset
@@ -36,7 +36,7 @@ class ScratchConfig:
         return f"{self.task}_{'state' if self.state else 'pixels'}"
 
 
-KNOWN_DEMONSTRATIONS = {"lift_pixels": 100, "lift_state": 60}
+KNOWN_DEMONSTRATIONS = {"lift_pixels": 120, "lift_state": 60}
 
 
 def make_checkpoint(config: ScratchConfig, out: Path, console: Console, watch: Stopwatch) -> dict[str, Any]:
@@ -47,7 +47,12 @@ def make_checkpoint(config: ScratchConfig, out: Path, console: Console, watch: S
     console.print(f"[bold]Demonstrations[/]  {count} of the scripted expert, {config.task}")
     dataset = out / "demonstrations"
     graph = GraphConfig(
-        task=config.task, cameras=not config.state, policy="expert", dataset=str(dataset), seed=DEMONSTRATION_SEED
+        config.task,
+        cameras=not config.state,
+        policy="expert",
+        dataset=str(dataset),
+        seed=DEMONSTRATION_SEED,
+        overrides=SAME_PICTURES,
     )
     record_demonstrations(GraphRun(graph, out / "nodes.log", console, watch), count, Measurements())
     console.print(f"[bold]Training[/]  preset {config.preset}")
