@@ -63,10 +63,13 @@ def main(name: str, measure: Measure) -> int:
     """Measure, print the table, write the JSON file; return 0 only when every criterion is met."""
     arguments = tyro.cli(_Arguments, prog=f"benchmarks/{name}.py")
     console = Console()
+    # What others do on this machine meanwhile belongs to the figures.
+    busy_percent = psutil.cpu_percent(interval=1.0)
     criteria, details = measure(arguments.quick)
+    details |= {"quick": arguments.quick, "cpu_busy_before_percent": busy_percent}
     console.print(_table(name, criteria))
     if arguments.json is not None:
-        result = _result(name, criteria, details | {"quick": arguments.quick})
+        result = _result(name, criteria, details)
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if all(criterion.ok for criterion in criteria) else 1

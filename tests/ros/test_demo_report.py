@@ -1,4 +1,4 @@
-"""The demo: its figures by literal numbers, its film and report from a real dataset, and the command on a real graph."""
+"""The demo: figures by literal numbers, film and report from a real dataset, the command on a real graph."""
 
 from __future__ import annotations
 
@@ -211,3 +211,9 @@ def test_interrupt_leaves_committed_episodes_and_no_process(environment: dict[st
     episodes = open_dataset(out / "dataset").episodes
     assert len(episodes) >= 1
     assert episodes[0].read("camera/scene")[2].shape == (episodes[0].steps, 128, 128, 3)
+
+
+def test_camera_to_command_counts_the_ticks_that_a_chunk_answers():
+    measurements = Measurements(replan_steps=2)
+    measurements.add_episode(outcome(1000, success=True), 1.5, 0.05)
+    assert measurements.command_latency_s == [0.002, 0.006]

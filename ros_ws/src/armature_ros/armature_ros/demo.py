@@ -8,7 +8,6 @@ With `--from-scratch` it makes the checkpoint first: scripted demonstrations thr
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+import policies
 from armature.errors import ConfigError
 from armature.spec import RobotSpec, require_compatible
 from armature_ros.demo_graph import SAME_PICTURES, GraphRun, run_episodes
@@ -34,7 +34,7 @@ from data_collection.store import open_dataset
 from sim.tasks import SimConfig, robot_spec
 
 EXPERT = "expert"
-EMBEDDED = "policies/pretrained/lift_pixels"
+EMBEDDED = Path(policies.__path__[0]) / "pretrained" / "lift_pixels"
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,14 @@ def main(argv: list[str]) -> int:
 
 def run_demo(config: DemoConfig, out: Path, console: Console, command: str) -> dict[str, Any]:
     """Do the whole demonstration into the folder `out` and return the summary that it wrote there."""
-    watch, measurements = Stopwatch(), Measurements()
+    watch = Stopwatch()
     with MemoryMonitor() as memory:
         made = _make_checkpoint(config, out, console, watch)
-        policy = str(made["checkpoint"]) if made else config.checkpoint or str(_embedded())
+        policy = str(made["checkpoint"]) if made else config.checkpoint or str(EMBEDDED)
         document = _policy_document(policy, config)
         console.print(f"[bold]Armature demo[/]  {config.task}, {config.episodes} episodes of [bold]{policy}[/]")
         run = GraphRun(_graph(config, policy, out), out / "nodes.log", console, watch)
+        measurements = Measurements(_replan_steps(run.config, document))
         run_episodes(run, config.episodes, measurements)
         with watch.phase("film"), console.status("film"):
             dataset = open_dataset(out / "dataset")
@@ -99,7 +100,7 @@ def run_demo(config: DemoConfig, out: Path, console: Console, command: str) -> d
         memory.peak_bytes,
         title="demo" if made is None else "demo from scratch",
         description=_description(config, dataset.spec, document),
-        provenance=_provenance(policy, document, dataset.fingerprint, command),
+        provenance={"command": command, **_provenance(policy, document), "recorded dataset": dataset.fingerprint},
         from_scratch=made,
     )
     _write_json(out / "summary.json", summary)
@@ -121,17 +122,11 @@ def _check(config: DemoConfig) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} only means something with --from-scratch")
     robot_spec(_sim(config))
     if not config.from_scratch and config.checkpoint != EXPERT:
-        _policy_document(config.checkpoint or str(_embedded()), config)
+        _policy_document(config.checkpoint or str(EMBEDDED), config)
 
 
 def _sim(config: DemoConfig) -> SimConfig:
     return SimConfig(task=config.task)
-
-
-def _embedded() -> Path:
-    import policies
-
-    return Path(policies.__path__[0]) / Path(EMBEDDED).relative_to("policies")
 
 
 def _make_folder(config: DemoConfig) -> Path:
@@ -170,6 +165,11 @@ def _graph(config: DemoConfig, policy: str, out: Path) -> GraphConfig:
     return GraphConfig(config.task, policy=policy, dataset=dataset, seed=config.seed, overrides=SAME_PICTURES)
 
 
+def _replan_steps(graph: GraphConfig, document: dict[str, Any] | None) -> int:
+    """Return after how many ticks a new chunk is asked for; the scripted expert answers every tick."""
+    return 1 if document is None else min(graph.execute_steps, int(document["config"]["chunk_steps"]))
+
+
 def _description(config: DemoConfig, spec: RobotSpec, document: dict[str, Any] | None) -> str:
     inputs = "the simulator's state" if document is None else ", ".join(_observed(document))
     who = "the scripted expert" if document is None else f"a {document['family']} policy"
@@ -181,22 +181,18 @@ def _observed(document: dict[str, Any]) -> list[str]:
     return [array["name"] for array in document["spec"]["observation"]["arrays"]]
 
 
-def _provenance(policy: str, document: dict[str, Any] | None, dataset_fingerprint: str, command: str) -> dict[str, str]:
-    rows = {
-        "command": command,
-        "commit": git_commit(),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "policy": policy,
+def _provenance(policy: str, document: dict[str, Any] | None) -> dict[str, str]:
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    rows = {"commit": git_commit(), "time": now, "policy": policy}
+    if document is None:
+        return rows
+    origin = document["provenance"]
+    return rows | {
+        "policy trained by": origin.get("command", "unknown"),
+        "policy's commit": origin.get("git_commit", "unknown"),
+        "policy's dataset": origin.get("dataset_fingerprint", "unknown"),
+        "policy's parameters": f"{document['parameters']:,}",
     }
-    if document is not None:
-        origin = document["provenance"]
-        rows |= {
-            "policy trained by": origin["command"],
-            "policy's commit": origin["git_commit"],
-            "policy's dataset": origin["dataset_fingerprint"],
-            "policy's parameters": f"{document['parameters']:,}",
-        }
-    return rows | {"recorded dataset": dataset_fingerprint, "cores": str(os.cpu_count())}
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

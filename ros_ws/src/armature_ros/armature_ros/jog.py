@@ -84,28 +84,29 @@ class Jog:
         """
         if self._target is None:
             self._target = np.clip(measured, self._spec.low, self._spec.high)
-        velocity = self._velocity(now_s)
         if self._spec.kind == "tcp_delta":
-            # A displacement holds for one step of the robot, however often it is published.
-            displacement = self._spec.slice_of(TCP_DELTA)
-            self._target[displacement] = velocity[displacement] * self._spec.period_ns / 1e9
-        elif velocity.any():
-            self._target = self._bounded(self._target + velocity * period_s, measured)
-        return self._target.copy()
-
-    def _velocity(self, now_s: float) -> NDArray[np.float64]:
-        velocity = np.zeros(self._spec.dim)
+            self._target[self._spec.slice_of(TCP_DELTA)] = 0.0
         if self._motion is not None and now_s < self._until_s:
             index, sign = self._motion
-            velocity[index] = sign * self._speed(index)
-        return velocity
+            self._move(self._target, index, sign * self._speed(index), period_s, measured)
+        return self._target.copy()
 
-    def _bounded(self, target: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
-        is_planar = self._spec.kind == "planar_position"
-        lead = np.full(self._spec.dim, self._config.lead_max_px if is_planar else self._config.lead_max_rad)
-        if self._gripper is not None:
-            lead[self._gripper] = np.inf
-        return np.clip(np.clip(target, measured - lead, measured + lead), self._spec.low, self._spec.high)
+    def _move(
+        self,
+        target: NDArray[np.float64],
+        index: int,
+        speed: float,
+        period_s: float,
+        measured: NDArray[np.float64],
+    ) -> None:
+        """Change one element of the target; the others stay where they are even if something pushes the arm."""
+        if self._spec.kind == "tcp_delta":
+            # A displacement holds for one step of the robot, however often it is published.
+            target[index] = speed * self._spec.period_ns / 1e9
+            return
+        lead = self._config.lead_max_px if self._spec.kind == "planar_position" else self._config.lead_max_rad
+        near = np.clip(target[index] + speed * period_s, measured[index] - lead, measured[index] + lead)
+        target[index] = np.clip(near, self._spec.low[index], self._spec.high[index])
 
     def _speed(self, index: int) -> float:
         config = self._config

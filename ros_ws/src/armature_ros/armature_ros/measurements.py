@@ -43,6 +43,8 @@ class StreamTotals:
 class Measurements:
     """Everything measured over the episodes of one graph; latencies and periods in seconds of wall time."""
 
+    replan_steps: int = 1
+    """Every so many ticks, in lockstep, a command is computed from its own tick's frames; those between follow a chunk."""
     chunk_latency_s: list[float] = field(default_factory=list)
     command_latency_s: list[float] = field(default_factory=list)
     tick_period_s: list[float] = field(default_factory=list)
@@ -60,7 +62,7 @@ class Measurements:
     def add_episode(self, outcome: EpisodeOutcome, wall_s: float, period_s: float) -> None:
         """Add what sim_node and recorder_node say about one episode."""
         result = outcome.result
-        latencies_s = result["command_latency_s"]
+        latencies_s = result["command_latency_s"][:: self.replan_steps]
         self.command_latency_s += latencies_s
         self.episodes.append(
             {

@@ -121,8 +121,11 @@ class SimNode(Node):
         period_ns = self._action_spec.period_ns
         while not running.is_over and not stop.requested:
             running.command = None
+            begin_s = time.monotonic()
             self._publish(running, running.episode.begin_ns + running.step * period_ns)
-            if self._await_command(running, executor, stop):
+            is_commanded = self._await_command(running, executor, stop)
+            running.latencies_s.append(time.monotonic() - begin_s)
+            if is_commanded:
                 self._advance(running)
         self._finish(running)
 
@@ -139,7 +142,6 @@ class SimNode(Node):
             if running.command is None and now_s > begin_s + self.config.command_timeout_s:
                 running.fault = f"no command on {COMMAND_TOPIC} for {self.config.command_timeout_s} s"
                 running.is_over = True
-        running.latencies_s.append(time.monotonic() - begin_s)
         return running.command is not None
 
     def _run_real_time(self, running: _Running, executor: Executor, stop: StopRequest) -> None:
