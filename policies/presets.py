@@ -16,12 +16,11 @@ def lift_pixels(dataset: Path, out: Path) -> TrainConfig:
     policy = DiffusionConfig(
         observations=(CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION, GRIPPER_OPENING),
         relative_actions=True,
-        noise_draws=2,
         unet=UnetConfig(dims=(64, 128), kernel=5, step_dim=64),
         vision=VisionConfig(channels=(16, 32, 64), strides=(2, 2, 1), features=64, crop_margin_px=12),
     )
     optimizer = OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4, warmup_steps=200)
-    return TrainConfig(dataset, out, policy, optimizer, preset="lift_pixels", steps=3000, save_dtype="float16")
+    return TrainConfig(dataset, out, policy, optimizer, preset="lift_pixels", steps=3000)
 
 
 def lift_state(dataset: Path, out: Path) -> TrainConfig:

@@ -15,10 +15,10 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], strides: tuple[int, ...], features: int) -> None:
         super().__init__()
-        widths = zip((3, *channels[:-1]), channels, strides, strict=True)
+        *widths, last = zip((3, *channels[:-1]), channels, strides, strict=True)
         blocks = [_block(*sizes, kernel=5 if i == 0 else 3) for i, sizes in enumerate(widths)]
-        self.convolutions = nn.Sequential(*blocks)
-        self.keypoints = nn.Conv2d(channels[-1], channels[-1], 1)
+        # Key points want the raw response: normalisation would limit how sharply a filter can point at one place.
+        self.convolutions = nn.Sequential(*blocks, _convolution(*last, kernel=3 if widths else 5))
         self.head = nn.Linear(channels[-1] * 2, features)
         # NHWC is the cameras' own order, and oneDNN's fast one for few channels.
         self.to(memory_format=torch.channels_last)
@@ -26,7 +26,7 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, H, W, 3) uint8 to features (B, features)."""
         x = images.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1.0)
-        return self.head(spatial_softmax(self.keypoints(self.convolutions(x))).flatten(1))
+        return self.head(spatial_softmax(self.convolutions(x)).flatten(1))
 
 
 def spatial_softmax(maps: Tensor) -> Tensor:
@@ -64,5 +64,9 @@ def random_corners(count: int, margin_px: int, generator: torch.Generator) -> Te
 
 
 def _block(inputs: int, outputs: int, stride: int, kernel: int) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
-    return nn.Sequential(convolution, nn.GroupNorm(outputs // 4 if outputs % 4 == 0 else 1, outputs), nn.ReLU())
+    norm = nn.GroupNorm(outputs // 4 if outputs % 4 == 0 else 1, outputs)
+    return nn.Sequential(_convolution(inputs, outputs, stride, kernel), norm, nn.ReLU())
+
+
+def _convolution(inputs: int, outputs: int, stride: int, kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)

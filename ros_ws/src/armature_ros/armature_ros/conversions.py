@@ -99,9 +99,7 @@ def pose_to_msg(pose: NDArray[Any], stamp_ns: int, frame_id: str) -> PoseStamped
 def pose_from_msg(message: PoseStamped) -> NDArray[np.float64]:
     """Return position [m] and quaternion xyzw, (7,)."""
     position, orientation = message.pose.position, message.pose.orientation
-    return np.array(
-        [position.x, position.y, position.z, orientation.x, orientation.y, orientation.z, orientation.w]
-    )
+    return np.array([position.x, position.y, position.z, orientation.x, orientation.y, orientation.z, orientation.w])
 
 
 def values_from_msg(message: Any, arrays: Sequence[ArraySpec]) -> dict[str, NDArray[Any]]:
@@ -133,9 +131,7 @@ def chunk_to_msg(chunk: ActionChunk, labels: Sequence[str]) -> JointTrajectory:
         JointTrajectoryPoint(positions=action.tolist(), time_from_start=_duration(offset_ns + i * chunk.period_ns))
         for i, action in enumerate(np.asarray(chunk.actions, dtype=np.float64))
     ]
-    return JointTrajectory(
-        header=header_of(chunk.stamp_ns, chunk.policy_id), joint_names=list(labels), points=points
-    )
+    return JointTrajectory(header=header_of(chunk.stamp_ns, chunk.policy_id), joint_names=list(labels), points=points)
 
 
 def chunk_from_msg(message: JointTrajectory, spec: ActionSpec) -> ActionChunk:

@@ -153,9 +153,7 @@ def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) 
     return replace(node, environment={**ONE_THREAD, "OMP_NUM_THREADS": threads})
 
 
-def _control_and_recorder(
-    config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]
-) -> tuple[NodeSpec, ...]:
+def _control_and_recorder(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> tuple[NodeSpec, ...]:
     parameters = _robot_parameters(config)
     control = _node("control_node", robot, {**parameters, **paced, "execute_steps": config.execute_steps})
     if not config.dataset:

@@ -44,7 +44,7 @@ class Measurements:
     """Everything measured over the episodes of one graph; latencies and periods in seconds of wall time."""
 
     replan_steps: int = 1
-    """Every so many ticks, in lockstep, a command is computed from its own tick's frames; those between follow a chunk."""
+    """Every so many ticks, in lockstep, a command answers its own tick's frames; those between follow a chunk."""
     chunk_latency_s: list[float] = field(default_factory=list)
     command_latency_s: list[float] = field(default_factory=list)
     tick_period_s: list[float] = field(default_factory=list)

@@ -23,8 +23,8 @@ from sim.intervals import wilson_interval
 PACKAGES = ("numpy", "torch", "diffusers", "ros-rclpy", "mujoco", "robosuite", "zarr", "opencv-python", "av")
 LOCKSTEP_NOTE = (
     "The graph ran in lockstep: the simulator waits for every command, so a tick takes as long as this machine needs "
-    "for physics, rendering and policy. Camera to command is the time from the publication of the frames that the policy "
-    "answered to the arrival of the first command computed from them."
+    "for physics, rendering and policy. Camera to command is the time from the publication of frames that the policy "
+    "answers to the arrival of the first command computed from them."
 )
 
 
