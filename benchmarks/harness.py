@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ import psutil
 import tyro
 from rich.console import Console
 from rich.table import Table
+
+from armature.provenance import git_commit, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,26 +89,12 @@ def _result(name: str, criteria: list[Criterion], details: dict[str, Any]) -> di
 def machine() -> dict[str, Any]:
     """Describe the machine as far as a figure depends on it."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
-
-
-def git_commit() -> str:
-    """Return the commit of the working tree, with `-dirty` when files differ from it; "unknown" without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _table(name: str, criteria: list[Criterion]) -> Table:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata as packages
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from armature.provenance import processor, versions
 from armature_ros.measurements import Measurements
 from data_collection.store import Dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED
@@ -54,8 +52,8 @@ def build_summary(
         "peak_memory_gb": round(peak_bytes / 1e9, 3),
         "seeds": [episode["seed"] for episode in measurements.episodes],
         "episodes": measurements.episodes,
-        "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform()},
-        "versions": versions(),
+        "machine": {"cores": os.cpu_count(), "processor": processor(), "system": platform.platform()},
+        "versions": versions(PACKAGES),
     }
 
 
@@ -77,35 +75,6 @@ def _distribution(values_s: Sequence[float], *wanted: str) -> dict[str, float | 
     measures = {"mean": np.mean, "std": np.std, "p50": np.median, "p99": lambda v: np.percentile(v, 99)}
     figures = {name: round(float(measures[name](values)), 3) if len(values) else None for name in wanted}
     return {**figures, "count": len(values)}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run depends on."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-
-
-def _version(name: str) -> str:
-    try:
-        return packages.version(name)
-    except packages.PackageNotFoundError:
-        return "not installed"
-
-
-def git_commit() -> str:
-    """Return the commit of this source, marked `-dirty` when files differ from it; "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
 
 
 def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
