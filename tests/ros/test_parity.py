@@ -15,6 +15,8 @@ import torch
 
 from armature.policy import Policy
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
+from armature_ros.demo import EMBEDDED
+from armature_ros.demo_graph import SAME_PICTURES
 from armature_ros.episodes import EpisodeDriver, EpisodeOutcome
 from armature_ros.graph import ONE_THREAD, GraphConfig, make_graph
 from armature_ros.up import RunningGraph
@@ -54,8 +56,8 @@ def run_graph(config: GraphConfig, environment: dict[str, str], episodes: int) -
     return Run(outcomes, open_dataset(config.dataset))
 
 
-def rollouts(policy: Policy, seeds: tuple[int, ...]) -> list[EpisodeResult]:
-    env = make_env(STATE_ONLY)
+def rollouts(policy: Policy, seeds: tuple[int, ...], sim: SimConfig = STATE_ONLY) -> list[EpisodeResult]:
+    env = make_env(sim)
     try:
         return [rollout(env, policy, seed, default_scheduler(), panda_limits()) for seed in seeds]
     finally:
@@ -128,3 +130,18 @@ def test_checkpoint_sends_the_same_commands_with_and_without_ros(
     commands = run.dataset.episodes[0].read("action/executed")[2]
     assert len(commands) == 20
     assert np.array_equal(commands, expected.commands[:20])
+
+
+def test_embedded_checkpoint_lifts_from_pixels_alike_with_and_without_ros(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = GraphConfig(
+        policy=str(EMBEDDED), dataset=str(tmp_path / "dataset"), seed=SEEDS[0], overrides=SAME_PICTURES
+    )
+    run = run_graph(config, environment, episodes=1)
+    torch.set_num_threads(1)
+    expected = rollouts(load_policy(EMBEDDED), SEEDS[:1], SimConfig(render_profile="fast"))[0]
+    result = run.outcomes[0].result
+    assert (result["success"], result["steps"]) == (expected.success, expected.steps)
+    assert np.array_equal(run.dataset.episodes[0].read("action/executed")[2], expected.commands)
+    assert expected.success
