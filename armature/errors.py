@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class ArmatureError(Exception):
@@ -40,3 +41,9 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {kind} '{name}'.{hint} Valid: {', '.join(known) or '(none)'}"
+
+
+def beside(path: Path, marker: str) -> str:
+    """Word the valid choices for a folder that is not there: those beside it that hold the file `marker`."""
+    found = sorted(str(file.parent) for file in path.parent.glob(f"*/{marker}"))
+    return f"Valid beside it: {', '.join(found) or '(none)'}"

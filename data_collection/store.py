@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from armature.errors import DatasetError, unknown
+from armature.errors import DatasetError, beside, unknown
 from armature.spec import ArraySpec, RobotSpec
 from data_collection import commit_log, durable
 from data_collection.episode_writer import DATA, EPISODES, RECEIVED_NS, STAMP_NS, DatasetWriter, episode_folder
@@ -174,7 +174,7 @@ def _write_empty(folder: Path, attributes: dict[str, Any]) -> None:
 
 def _attributes(path: Path) -> dict[str, Any]:
     if not (path / "zarr.json").is_file():
-        raise DatasetError(f"{path}: there is no dataset here")
+        raise DatasetError(f"{path}: there is no dataset here. {beside(path, commit_log.LOG_NAME)}")
     try:
         return dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from armature.errors import CheckpointError, unknown
+from armature.errors import CheckpointError, beside, unknown
 
 SHA256 = "sha256"
 
@@ -58,7 +58,7 @@ class TensorFolder:
 
     def _read_document(self, path: Path) -> dict[str, Any]:
         if not path.is_dir():
-            raise CheckpointError(f"{path}: there is no such folder")
+            raise CheckpointError(f"{path}: there is no such folder. {beside(path, self.document_name)}")
         file = path / self.document_name
         try:
             document = json.loads(_read_file(file))

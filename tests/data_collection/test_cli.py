@@ -36,7 +36,7 @@ def test_info_tells_what_a_dataset_holds(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info", "/absent"], "armature: /absent: there is no dataset here"),
+        (["info", "/absent"], "armature: /absent: there is no dataset here. Valid beside it: (none)"),
         (["inof", "x"], "armature: unknown data command 'inof'. Did you mean 'info'? Valid: info"),
         ([], "armature: unknown data command ''. Valid: info"),
     ],

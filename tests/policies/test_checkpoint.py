@@ -97,9 +97,9 @@ def test_an_absent_file_is_named(saved, name):
         load_policy(saved)
 
 
-def test_an_absent_folder_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="nowhere: there is no such folder"):
-        load_policy(tmp_path / "nowhere")
+def test_an_absent_folder_is_named_with_the_ones_beside_it(saved):
+    with pytest.raises(CheckpointError, match=f"nowhere: there is no such folder. Valid beside it: {saved}$"):
+        load_policy(saved.parent / "nowhere")
 
 
 def test_a_half_written_document_is_named(saved):

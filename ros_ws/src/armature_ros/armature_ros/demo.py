@@ -85,7 +85,7 @@ def run_demo(config: DemoConfig, out: Path, console: Console, command: str) -> d
     watch = Stopwatch()
     with MemoryMonitor() as memory:
         made = _make_checkpoint(config, out, console, watch)
-        policy = str(made["checkpoint"]) if made else config.checkpoint or str(EMBEDDED)
+        policy = str(made["checkpoint"]) if made else config.checkpoint or _shortest(EMBEDDED)
         document = _policy_document(policy, config)
         console.print(f"[bold]Armature demo[/]  {config.task}, {config.episodes} episodes of [bold]{policy}[/]")
         run = GraphRun(_graph(config, policy, out), out / "nodes.log", console, watch)
@@ -164,6 +164,11 @@ def _policy_document(policy: str, config: DemoConfig) -> dict[str, Any] | None:
 def _graph(config: DemoConfig, policy: str, out: Path) -> GraphConfig:
     dataset = str(out / "dataset")
     return GraphConfig(config.task, policy=policy, dataset=dataset, seed=config.seed, overrides=SAME_PICTURES)
+
+
+def _shortest(path: Path) -> str:
+    """Write a path below the present folder relative to it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _replan_steps(graph: GraphConfig, document: dict[str, Any] | None) -> int:
