@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy")
-
 # ROS's message generator imports a parser that still uses a deprecated module of the standard library.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -15,9 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-pytest.importorskip("rclpy")
-
 import rclpy
 from rclpy.experimental import EventsExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image

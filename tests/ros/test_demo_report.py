@@ -16,8 +16,6 @@ import numpy as np
 import psutil
 import pytest
 
-pytest.importorskip("rclpy")
-
 from armature.errors import ArmatureError
 from armature_ros.demo import main
 from armature_ros.episodes import EpisodeOutcome

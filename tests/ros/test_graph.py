@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip("rclpy")
-
 from armature.config import from_plain
 from armature.control.safety_gate import SafetyLimits, check_limits
 from armature.errors import ConfigError

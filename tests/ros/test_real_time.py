@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy")
-
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import GraphConfig, make_graph
 from armature_ros.up import RunningGraph

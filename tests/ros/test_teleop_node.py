@@ -11,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("rclpy")
-
 import rclpy
 from rclpy.experimental import EventsExecutor
 from sensor_msgs.msg import JointState

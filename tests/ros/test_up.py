@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytest.importorskip("rclpy")
-
 from armature.spec import CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import GraphConfig, make_graph
