@@ -26,7 +26,7 @@ TCP_DELTA = "tcp/delta"
 OBJECT_POSE = "object/pose"
 AGENT_POSITION = "agent/position"
 
-ActionKind = Literal["joint_position", "tcp_delta", "planar_position"]
+ActionKind = Literal["joint_position", "tcp_delta", "planar_position", "controller_input"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ActionSpec:
 
     `joint_position`: absolute joint targets [rad]; `tcp_delta`: TCP displacement per step (position [m], rotation
     vector [rad]) in the frame of its array; `planar_position`: absolute planar target [px]. A gripper opening [m] may
-    follow.
+    follow. `controller_input`: what some foreign controller takes, known only as numbers; imported datasets have it.
     """
 
     kind: ActionKind

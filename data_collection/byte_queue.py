@@ -19,6 +19,11 @@ class ByteQueue(Generic[T]):
         self._changed = threading.Condition()
         self._is_closed = False
 
+    @property
+    def is_done(self) -> bool:
+        """Tell whether it is closed and empty."""
+        return self._is_closed and not self._items
+
     def put(self, item: T, size_bytes: int) -> bool:
         """Take the item, or return False at once when it does not fit."""
         with self._changed:
@@ -29,10 +34,10 @@ class ByteQueue(Generic[T]):
             self._changed.notify()
             return True
 
-    def get(self) -> T | None:
-        """Wait for the next item; None once the queue is closed and empty."""
+    def get(self, timeout_s: float | None = None) -> T | None:
+        """Wait for the next item; None when none came in time, or when the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._is_closed)
+            self._changed.wait_for(lambda: self._items or self._is_closed, timeout_s)
             if not self._items:
                 return None
             item, size_bytes = self._items.popleft()

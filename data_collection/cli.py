@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,32 @@ class InfoConfig:
     """The dataset's folder."""
 
 
+COMMANDS = {
+    "info": "data_collection.cli:info",
+    "import": "data_collection.converters.cli:import_main",
+    "export": "data_collection.converters.cli:export_main",
+    "audit": "data_collection.audit.cli:audit_main",
+    "plot": "data_collection.audit.cli:plot_main",
+    "repair": "data_collection.edit_cli:repair_main",
+    "relabel": "data_collection.edit_cli:relabel_main",
+    "drop": "data_collection.edit_cli:drop_main",
+    "merge": "data_collection.edit_cli:merge_main",
+    "split": "data_collection.edit_cli:split_main",
+    "migrate": "data_collection.edit_cli:migrate_main",
+}
+"""Command to `module:function`, imported only when it is called."""
+
+
 def main(argv: list[str]) -> int:
     """Run `armature data`; raise ArmatureError on a mistake, which the front door prints as one line."""
-    commands = {"info": info}
     command = argv[0] if argv else ""
-    if command not in commands:
-        raise ConfigError(unknown("data command", command, commands))
-    return commands[command](argv[1:])
+    if command in ("-h", "--help"):
+        print(f"usage: armature data {{{','.join(COMMANDS)}}} ...")
+        return 0
+    if command not in COMMANDS:
+        raise ConfigError(unknown("data command", command, COMMANDS))
+    module, function = COMMANDS[command].split(":")
+    return getattr(importlib.import_module(module), function)(argv[1:])
 
 
 def info(argv: list[str]) -> int:

@@ -1,9 +1,10 @@
-"""The commit log: an episode exists if and only if its checksummed line stands in `commits.jsonl`.
+"""The commit log: what stands in `commits.jsonl` exists, and nothing else does.
 
 Zarr has no commit of its own: a killed writer leaves arrays that are longer than what was written to them, and they
 read back as zeros without an error. So the data goes to disk first, then one line is appended, and readers believe only
 the log.
-A line is JSON, `{"crc32": "9a0f3c21", "entry": {...}}`, with the checksum over the bytes of the entry.
+A line is JSON, `{"crc32": "9a0f3c21", "entry": {...}}`, with the checksum over the bytes of the entry. `entry["line"]`
+counts from 0, so that a line that is gone is noticed.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from armature.errors import DatasetError
-from data_collection import durable
-
 LOG_NAME = "commits.jsonl"
+LINE = "line"
 
 
 @dataclass(frozen=True)
 class CommitLog:
-    """The log as read at one moment: its entries, and how many leading bytes of the file they fill."""
+    """The log as read at one moment."""
 
     entries: tuple[dict[str, Any], ...]
-    valid: bytes
-    """The whole lines; whatever follows them is a line that was never finished."""
+    """Every entry that is whole, in order."""
+    whole: bytes
+    """The bytes up to the last newline; what follows was never acknowledged."""
+    problems: tuple[str, ...]
+    """Lines that are damaged or missing: not from a crash, somebody or the disk has changed them."""
+
+    @property
+    def next_line(self) -> int:
+        """Number the next line."""
+        return self.whole.count(b"\n")
 
 
 def encode_line(entry: Mapping[str, Any]) -> bytes:
@@ -45,37 +51,17 @@ def decode_line(line: bytes) -> dict[str, Any]:
     return json.loads(body)
 
 
-def read_log(path: Path) -> CommitLog:
-    """Read the log; a last line without its newline was never acknowledged and is ignored.
-
-    Raises DatasetError naming the line when a whole line is damaged: that is no crash but a changed file.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    valid = data[: data.rfind(b"\n") + 1]
-    lines = valid.splitlines(keepends=True)
-    return CommitLog(tuple(_checked(path, number, line) for number, line in enumerate(lines)), valid)
-
-
-def append_entry(path: Path, entry: Mapping[str, Any]) -> None:
-    """Commit: the entry counts once this has returned."""
-    durable.append_bytes(path, encode_line(entry))
-
-
-def drop_unfinished_line(path: Path) -> None:
-    """Cut off what a killed writer left behind the last whole line; only for the holder of the writer's lock."""
-    valid = read_log(path).valid
-    if path.stat().st_size > len(valid):
-        durable.truncate(path, len(valid))
-
-
-def _checked(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        entry = decode_line(line)
-    except ValueError as error:
-        raise DatasetError(f"{path}: line {number + 1} is damaged ({error})") from error
-    if entry.get("episode") != number:
-        raise DatasetError(f"{path}: line {number + 1} commits episode {entry.get('episode')}, expected {number}")
-    return entry
+def parse_log(data: bytes) -> CommitLog:
+    """Read the log's bytes; damaged lines are skipped and named."""
+    whole = data[: data.rfind(b"\n") + 1]
+    entries, problems = list[dict[str, Any]](), list[str]()
+    for number, line in enumerate(whole.splitlines(keepends=True)):
+        try:
+            entry = decode_line(line)
+        except ValueError as error:
+            problems.append(f"{LOG_NAME}: line {number + 1} is damaged ({error})")
+            continue
+        if entry.get(LINE) != number:
+            problems.append(f"{LOG_NAME}: line {number + 1} was written as line {entry.get(LINE, -1) + 1}")
+        entries.append(entry)
+    return CommitLog(tuple(entries), whole, tuple(problems))

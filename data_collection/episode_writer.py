@@ -1,136 +1,72 @@
-"""Writing episodes: rows are gathered into blocks in memory, blocks become Zarr chunks, and a commit makes them count.
-
-A block is one whole chunk, written once and never touched again (only an episode's last block is shorter), so that a
-commit may cover any number of blocks.
-"""
+"""Writing one episode: samples go to disk as they come, and each `commit` makes all of them so far count."""
 
 from __future__ import annotations
 
 import json
-import platform
-import shutil
-import time
 from collections.abc import Mapping
-from importlib import metadata as packages
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
 
-from armature.errors import DatasetError, InvalidValue, unknown
-from armature.spec import ArraySpec, RobotSpec
-from data_collection import commit_log, durable
-from data_collection.streams import stream_specs
-from data_collection.writer_lock import WriterLock
-
-EPISODES = "episodes"
-DATA, STAMP_NS, RECEIVED_NS = "data", "stamp_ns", "received_ns"
-
-# One zarr-python write costs 2-3 ms whatever its size. With 4 MiB a block, recording three 640x480 cameras at 30 Hz
-# takes two fifths of one core, and flat out it runs at three times that rate.
-_BLOCK_BYTES = 4 << 20
-_BLOCK_ROWS_MAX = 256
-# Lossless. On camera images lz4 is twice as fast as zstd; rendered ones shrink to a half or less. The checksum tells
-# damage apart from data.
-_CODECS = (BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
+from armature.errors import DatasetError, unknown
+from armature.spec import ArraySpec
+from data_collection.filesystem import Fs, sync_tree
+from data_collection.history import BEGIN, DISCARD, END, INCOMPLETE, ROWS, Extent
+from data_collection.layout import ZARR_JSON, Encoding, episode_folder, group_document
+from data_collection.stream_writer import StreamWriter
 
 
-def episode_folder(dataset: Path, index: int) -> Path:
-    """Return where an episode lies."""
-    return dataset / EPISODES / f"{index:06d}"
+class Log(Protocol):
+    """Where an episode writes its commits: the DatasetWriter."""
 
+    fs: Fs
+    path: Path
+    streams: dict[str, ArraySpec]
+    encodings: Mapping[str, Encoding]
 
-def block_rows(array: ArraySpec) -> int:
-    """Return how many samples of a stream make one block."""
-    row_bytes = array.size * np.dtype(array.dtype).itemsize
-    return max(1, min(_BLOCK_ROWS_MAX, _BLOCK_BYTES // row_bytes))
+    def append(self, entry: dict[str, Any]) -> None:
+        """Commit one entry."""
+        ...
 
-
-class StreamWriter:
-    """Gathers the samples of one stream and writes them block by block."""
-
-    def __init__(self, folder: Path, spec: ArraySpec) -> None:
-        self.spec = spec
-        self.length = 0
-        self.first_ns: int | None = None
-        self.last_ns: int | None = None
-        rows = block_rows(spec)
-        self._buffers = {
-            DATA: np.empty((rows, *spec.shape), spec.dtype),
-            STAMP_NS: np.empty(rows, np.int64),
-            RECEIVED_NS: np.empty(rows, np.int64),
-        }
-        group = zarr.create_group(folder, zarr_format=3)
-        self._arrays = {name: _create_array(group, name, buffer) for name, buffer in self._buffers.items()}
-        self._folder = folder
-        self._filled = 0
-        self._blocks = 0
-
-    def append(self, stamps_ns: NDArray[np.int64], received_ns: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Add N samples: stamps (N,) and values (N, *shape)."""
-        self._check(stamps_ns, values)
-        if len(stamps_ns) == 0:
-            return
-        if self.first_ns is None:
-            self.first_ns = int(stamps_ns[0])
-        self.last_ns = int(stamps_ns[-1])
-        columns = {DATA: values, STAMP_NS: stamps_ns, RECEIVED_NS: received_ns}
-        done = 0
-        while done < len(stamps_ns):
-            done += self._fill({name: column[done:] for name, column in columns.items()})
-        self.length += len(stamps_ns)
-
-    def flush(self) -> None:
-        """Write what is gathered; a short block may only be an episode's last."""
-        if self._filled == 0:
-            return
-        for name, array in self._arrays.items():
-            array.append(self._buffers[name][: self._filled])
-        # Data goes to disk while the episode runs, so that its commit does not have to wait for gigabytes.
-        data = self._arrays[DATA]
-        key = data.metadata.encode_chunk_key((self._blocks,) + (0,) * len(self.spec.shape))
-        durable.sync_path(self._folder / DATA / key)
-        self._blocks += 1
-        self._filled = 0
-
-    def summary(self) -> dict[str, Any]:
-        """Return what the commit says about this stream."""
-        return {"length": self.length, "first_ns": self.first_ns, "last_ns": self.last_ns}
-
-    def _fill(self, columns: Mapping[str, NDArray[Any]]) -> int:
-        room = len(self._buffers[STAMP_NS]) - self._filled
-        count = min(room, len(columns[STAMP_NS]))
-        for name, column in columns.items():
-            self._buffers[name][self._filled : self._filled + count] = column[:count]
-        self._filled += count
-        if count == room:
-            self.flush()
-        return count
-
-    def _check(self, stamps_ns: NDArray[np.int64], values: NDArray[Any]) -> None:
-        spec = self.spec
-        if values.shape != (len(stamps_ns), *spec.shape) or values.dtype != np.dtype(spec.dtype):
-            raise InvalidValue(
-                f"{spec.name}: got {values.dtype} {values.shape}, expected {spec.dtype} {(len(stamps_ns), *spec.shape)}"
-            )
-        previous = stamps_ns[:1] - 1 if self.last_ns is None else np.array([self.last_ns])
-        if (np.diff(stamps_ns, prepend=previous) <= 0).any():
-            raise InvalidValue(f"{spec.name}: stamps must rise; got {stamps_ns.tolist()} after {self.last_ns}")
+    def forget(self) -> None:
+        """Let go of an episode that was closed."""
+        ...
 
 
 class EpisodeWriter:
-    """One episode being written: `append` blocks per stream, then `commit` or `discard`. For one thread."""
+    """One open episode: `append` samples, `commit` now and then, close it with `end` or `discard`. For one thread.
 
-    def __init__(self, writer: DatasetWriter, index: int) -> None:
+    When the disk refuses, what was committed stays, nothing is tried again, and only `fail` or `discard` are left.
+    """
+
+    def __init__(self, log: Log, index: int, metadata: Mapping[str, Any]) -> None:
         self.index = index
-        self._writer = writer
-        self._folder = episode_folder(writer.path, index)
-        zarr.create_group(self._folder, zarr_format=3)
-        self._streams = {name: StreamWriter(self._folder / name, spec) for name, spec in writer.streams.items()}
+        self._log = log
+        self._fs = log.fs
+        self._folder = episode_folder(log.path, index)
+        self._committed: dict[str, Extent] = {}
+        self._has_failed = False
         self._is_open = True
+        self._create_folders()
+        self._streams = {
+            name: StreamWriter(self._fs, self._folder / name, spec, log.encodings.get(name, "lossless"))
+            for name, spec in log.streams.items()
+        }
+        sync_tree(self._fs, self._folder)
+        self._fs.sync(self._folder.parent)
+        log.append({"kind": BEGIN, "episode": index, "metadata": dict(metadata)})
+
+    @property
+    def written_bytes(self) -> int:
+        """Return how much was written to disk."""
+        return sum(stream.written_bytes for stream in self._streams.values())
+
+    @property
+    def committed(self) -> dict[str, int]:
+        """Return how many samples of each stream count."""
+        return {name: extent["length"] for name, extent in self._committed.items()}
 
     def append(
         self, stream: str, stamps_ns: NDArray[np.int64], received_ns: NDArray[np.int64], values: NDArray[Any]
@@ -138,98 +74,98 @@ class EpisodeWriter:
         """Add N samples to a stream: stamps (N,) rising, receive times (N,), values (N, *shape) of the spec's dtype."""
         if stream not in self._streams:
             raise DatasetError(unknown("stream", stream, self._streams))
-        self._streams[stream].append(stamps_ns, received_ns, values)
+        self._require_sound()
+        try:
+            self._streams[stream].append(stamps_ns, received_ns, values)
+        except OSError:
+            self._has_failed = True
+            raise
 
-    def commit(self, metadata: Mapping[str, Any]) -> None:
-        """Force everything to disk, then append the commit line: the episode exists once this has returned.
+    def commit(self) -> dict[str, int]:
+        """Make every sample so far count; return by stream how many count, of those that grew.
 
-        When the disk refuses, the episode is discarded and the error is passed on.
+        Raises OSError when the disk refuses: then nothing more than before counts.
         """
-        self._require_open()
+        self._require_sound()
+        fresh = {name: stream for name, stream in self._streams.items() if stream.has_new_rows}
+        if not fresh:
+            return {}
+        self._bring_to_disk(fresh)
+        extents = {name: stream.extent() for name, stream in fresh.items()}
+        self._log.append({"kind": ROWS, "episode": self.index, "streams": extents})
+        self._committed |= extents
+        return {name: extent["length"] for name, extent in extents.items()}
+
+    def end(self, metadata: Mapping[str, Any]) -> None:
+        """Commit the rest and close the episode. Raises OSError when the disk refuses; the episode is then failed."""
         check_metadata(metadata)
         try:
-            self._write_out()
-        except Exception:
-            self.discard()
+            self._finish()
+        except OSError as error:
+            self.fail(f"could not be written: {error}")
             raise
-        summaries = {name: stream.summary() for name, stream in self._streams.items()}
-        self._is_open = False
-        self._writer.append_commit({"episode": self.index, "streams": summaries, "metadata": dict(metadata)})
+        self._close(metadata)
+
+    def fail(self, reason: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Close the episode as incomplete, with what counts already; without anything that counts, discard it."""
+        if self._committed:
+            self._close({**(metadata or {}), "outcome": INCOMPLETE, "success": None, "termination": reason})
+        else:
+            self.discard()
 
     def discard(self) -> None:
-        """Remove what was written; the next episode takes the number."""
+        """Remove the episode, what was committed of it too."""
         self._require_open()
         self._is_open = False
-        self._writer.forget()
-        shutil.rmtree(self._folder)
+        self._log.forget()
+        self._log.append({"kind": DISCARD, "episode": self.index})
+        self._fs.remove_tree(self._folder)
 
-    def _write_out(self) -> None:
-        for stream in self._streams.values():
-            stream.flush()
-        durable.sync_tree(self._folder)
-        durable.sync_path(self._folder.parent)
+    def _finish(self) -> None:
+        self.commit()
+        self._guarded(lambda: [stream.finish() for stream in self._streams.values()])
+        self._sync_folders(self._streams)
+
+    def _bring_to_disk(self, streams: Mapping[str, StreamWriter]) -> None:
+        self._guarded(lambda: [stream.flush() for stream in streams.values()])
+        self._sync_folders(streams)
+
+    def _sync_folders(self, streams: Mapping[str, StreamWriter]) -> None:
+        self._guarded(lambda: [self._fs.sync(folder) for stream in streams.values() for folder in stream.folders])
+
+    def _guarded(self, write: Any) -> None:
+        # After a failed fsync the kernel has dropped the page, and a second try would pass: there is none.
+        try:
+            write()
+        except OSError:
+            self._has_failed = True
+            raise
+
+    def _close(self, metadata: Mapping[str, Any]) -> None:
+        self._require_open()
+        self._is_open = False
+        self._log.forget()
+        entry = {"kind": END, "episode": self.index, "streams": self._committed, "metadata": dict(metadata)}
+        self._log.append(entry)
+
+    def _create_folders(self) -> None:
+        """Create the group of the episode and those that stream names pass through."""
+        passed = {self._folder}
+        for name in self._log.streams:
+            parts = name.split("/")
+            passed |= {self._folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)}
+        for folder in sorted(passed):
+            self._fs.make_folder(folder)
+            self._fs.write(folder / ZARR_JSON, group_document())
 
     def _require_open(self) -> None:
         if not self._is_open:
-            raise DatasetError(f"episode {self.index} of {self._writer.path} has already been committed or discarded")
+            raise DatasetError(f"episode {self.index} of {self._log.path} has already been ended or discarded")
 
-
-class DatasetWriter:
-    """The one writer of a dataset: holds its lock, sweeps what a killed writer left, begins episodes."""
-
-    def __init__(self, path: Path, task: str, spec: RobotSpec) -> None:
-        self.path = path
-        self.streams = stream_specs(spec)
-        self._defaults = {"task": task, "seed": None, "success": None, "operator": "", "outcome": ""}
-        self._provenance = {"spec_fingerprint": spec.fingerprint, "versions": _versions()}
-        self._lock = WriterLock(path)
-        try:
-            self._next_index = _sweep(path)
-        except BaseException:
-            self._lock.release()
-            raise
-        self._is_trustworthy = True
-        self._current: EpisodeWriter | None = None
-
-    def __enter__(self) -> DatasetWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def begin(self) -> EpisodeWriter:
-        """Begin the next episode; one at a time."""
-        if self._current is not None:
-            raise DatasetError(
-                f"episode {self._current.index} of {self.path} is still open: commit or discard it first"
-            )
-        if not self._is_trustworthy:
-            raise DatasetError(f"{self.path}: the last commit failed, so its log is in doubt; open a new writer")
-        self._current = EpisodeWriter(self, self._next_index)
-        return self._current
-
-    def append_commit(self, entry: dict[str, Any]) -> None:
-        """Complete the entry's metadata and commit it; only EpisodeWriter calls this."""
-        committed = {"committed_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        entry["metadata"] = self._defaults | entry["metadata"] | self._provenance | committed
-        self._current = None
-        # After a failed fsync nothing may be retried: the kernel has dropped the page, and a second try would pass.
-        self._is_trustworthy = False
-        commit_log.append_entry(self.path / commit_log.LOG_NAME, entry)
-        self._is_trustworthy = True
-        self._next_index += 1
-
-    def forget(self) -> None:
-        """Let go of a discarded episode; only EpisodeWriter calls this."""
-        self._current = None
-
-    def close(self) -> None:
-        """Discard an open episode and release the lock."""
-        try:
-            if self._current is not None:
-                self._current.discard()
-        finally:
-            self._lock.release()
+    def _require_sound(self) -> None:
+        self._require_open()
+        if self._has_failed:
+            raise DatasetError(f"episode {self.index} of {self._log.path}: writing failed; end it with fail or discard")
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
@@ -238,36 +174,3 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
         json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"episode metadata cannot be stored as JSON: {error}") from error
-
-
-def _create_array(group: zarr.Group, name: str, block: NDArray[Any]) -> Any:
-    # Zero chunks are written too: a chunk that is not there is then damage, never an image that was black. With "." all
-    # chunks lie in one folder, instead of in three more for each block of images, every one of which needs an fsync.
-    return group.create_array(
-        name, shape=(0, *block.shape[1:]), chunks=block.shape, dtype=block.dtype, compressors=_CODECS,
-        chunk_key_encoding={"name": "default", "separator": "."}, config={"write_empty_chunks": True},
-    )  # fmt: skip
-
-
-def _sweep(dataset: Path) -> int:
-    """Remove what was never committed; return the next episode's number."""
-    log = dataset / commit_log.LOG_NAME
-    commit_log.drop_unfinished_line(log)
-    count = len(commit_log.read_log(log).entries)
-    committed = {episode_folder(dataset, index).name for index in range(count)}
-    for folder in (dataset / EPISODES).iterdir():
-        if folder.is_dir() and not folder.is_symlink() and folder.name not in committed:
-            shutil.rmtree(folder)
-    return count
-
-
-def _versions() -> dict[str, str]:
-    packages_of = {"armature": "armature-robot-learning", "numpy": "numpy", "zarr": "zarr"}
-    return {"python": platform.python_version()} | {name: _version(package) for name, package in packages_of.items()}
-
-
-def _version(package: str) -> str:
-    try:
-        return packages.version(package)
-    except packages.PackageNotFoundError:
-        return "not installed"

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import shutil
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +15,11 @@ from hypothesis import strategies as st
 from armature.errors import ConfigError, DatasetError
 from armature.spec import RobotSpec
 from data_collection.byte_queue import ByteQueue
-from data_collection.recorder import Recorder
-from data_collection.store import Dataset, create_dataset
+from data_collection.recorder import Recorder, RecorderConfig
+from data_collection.store import Dataset, create_dataset, open_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED
 
-MEBIBYTE = 1 << 20
+CONFIG = RecorderConfig(queue_bytes=1 << 20, disk_free_min_bytes=0)
 
 
 @pytest.fixture
@@ -23,9 +27,17 @@ def dataset(tmp_path: Path, robot: RobotSpec) -> Dataset:
     return create_dataset(tmp_path / "set", robot, "lift")
 
 
+def wait_for(is_so: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
 def test_an_episode_is_recorded_with_its_counts(dataset: Dataset) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 24, 32, 3), dtype=np.uint8)
-    with Recorder(dataset, MEBIBYTE) as recorder:
+    with Recorder(dataset, CONFIG) as recorder:
         assert recorder.start({"seed": 3, "operator": "ada"}) == 0
         for k, image in enumerate(images):
             assert recorder.add("camera/scene", k * 50_000_000, k, image)
@@ -38,13 +50,14 @@ def test_an_episode_is_recorded_with_its_counts(dataset: Dataset) -> None:
     assert np.isnan(episode.read(ACTION_REQUESTED)[2]).all()
     metadata = episode.metadata
     assert (metadata["seed"], metadata["operator"], metadata["outcome"]) == (3, "ada", "success")
-    assert metadata["counts"]["camera/scene"] == {"received": 30, "recorded": 30, "dropped": {}}
-    assert metadata["counts"]["joint/position"] == {"received": 0, "recorded": 0, "dropped": {}}
+    counted = {"received": 30, "recorded": 30, "committed": 30, "repeated": 0, "late": 0, "dropped": {}}
+    assert metadata["counts"]["camera/scene"] == counted
+    assert metadata["counts"]["joint/position"]["received"] == 0
 
 
 def test_every_refused_sample_is_counted_by_reason(dataset: Dataset) -> None:
     joints = np.zeros(2, np.float32)
-    with Recorder(dataset, MEBIBYTE) as recorder:
+    with Recorder(dataset, CONFIG) as recorder:
         recorder.start({})
         assert recorder.add("joint/position", 10, 0, joints)
         assert not recorder.add("joint/position", 10, 1, joints)
@@ -55,7 +68,10 @@ def test_every_refused_sample_is_counted_by_reason(dataset: Dataset) -> None:
         assert recorder.add("joint/position", 12, 5, joints)
         summary = recorder.end(success=False)
     counts = summary.counts["joint/position"]
-    assert (counts.received, counts.recorded, counts.dropped) == (6, 2, {"out_of_order": 2, "invalid": 2})
+    assert (counts.received, counts.recorded, counts.dropped) == (
+        6, 2, {"repeated": 1, "out_of_order": 1, "invalid": 2},
+    )  # fmt: skip
+    assert counts.repeated == 1
     assert summary.counts[ACTION_EXECUTED].dropped == {"invalid": 1}
     assert dataset.episodes[0].metadata["outcome"] == "failure"
 
@@ -63,7 +79,7 @@ def test_every_refused_sample_is_counted_by_reason(dataset: Dataset) -> None:
 def test_a_flood_is_dropped_not_waited_for_and_what_was_taken_is_kept(dataset: Dataset) -> None:
     image = np.zeros((24, 32, 3), np.uint8)
     taken: dict[int, list[int]] = {0: [], 1: []}
-    with Recorder(dataset, queue_bytes=2 * image.nbytes) as recorder:
+    with Recorder(dataset, RecorderConfig(queue_bytes=2 * image.nbytes, disk_free_min_bytes=0)) as recorder:
         recorder.start({})
 
         def flood(source: int) -> None:
@@ -88,7 +104,7 @@ def test_a_flood_is_dropped_not_waited_for_and_what_was_taken_is_kept(dataset: D
 
 def test_a_sample_may_be_changed_after_it_was_taken(dataset: Dataset) -> None:
     joints = np.zeros(2, np.float32)
-    with Recorder(dataset, MEBIBYTE) as recorder:
+    with Recorder(dataset, CONFIG) as recorder:
         recorder.start({})
         for k in range(50):
             joints[:] = k
@@ -99,7 +115,7 @@ def test_a_sample_may_be_changed_after_it_was_taken(dataset: Dataset) -> None:
 
 def test_outside_an_episode_samples_are_refused_and_not_counted(dataset: Dataset) -> None:
     joints = np.zeros(2, np.float32)
-    with Recorder(dataset, MEBIBYTE) as recorder:
+    with Recorder(dataset, CONFIG) as recorder:
         assert not recorder.add("joint/position", 1, 1, joints)
         recorder.start({})
         recorder.add("joint/position", 2, 2, joints)
@@ -110,32 +126,87 @@ def test_outside_an_episode_samples_are_refused_and_not_counted(dataset: Dataset
     assert dataset.episodes == []
 
 
-def test_a_disk_that_refuses_is_counted_and_told_at_the_end(dataset: Dataset) -> None:
-    with Recorder(dataset, MEBIBYTE) as recorder:
+def test_a_disk_that_refuses_costs_what_was_not_committed_and_is_told(dataset: Dataset) -> None:
+    with Recorder(dataset, replace(CONFIG, commit_period_s=0.02)) as recorder:
         recorder.start({})
+        for k in range(100):
+            assert recorder.add("joint/position", k, k, np.full(2, k, np.float32))
+        wait_for(lambda: recorder.counts()["joint/position"].committed == 100)
         folder = dataset.path / "episodes/000000/joint/position/data"
-        (folder / "zarr.json").unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
         folder.write_text("in the way")
-        for k in range(600):
+        for k in range(100, 200):
             recorder.add("joint/position", k, k, np.zeros(2, np.float32))
-        with pytest.raises(DatasetError, match="episode 0 could not be written"):
+        wait_for(lambda: not recorder.is_recording)
+        assert not recorder.add("joint/position", 200, 200, np.zeros(2, np.float32))
+        with pytest.raises(DatasetError, match=r"episode 0 is incomplete: writing failed: .*Not a directory"):
             recorder.end(success=True)
         counts = recorder.counts()["joint/position"]
-        assert counts.received == 600 == counts.recorded + counts.dropped["write_failed"]
-        assert recorder.start({}) == 0
+        assert (counts.received, counts.recorded, counts.committed) == (201, 100, 100)
+        assert counts.dropped == {"write_failed": 101}
+        assert recorder.start({}) == 1
         recorder.end(success=True)
-    assert len(dataset.episodes) == 1
+    assert [(e.index, e.outcome) for e in dataset.episodes] == [(0, "incomplete"), (1, "success")]
+
+
+def test_a_recorder_that_is_closed_keeps_what_came(dataset: Dataset) -> None:
+    with Recorder(dataset, CONFIG) as recorder:
+        recorder.start({"operator": "ada"})
+        recorder.add("joint/position", 5, 5, np.ones(2, np.float32))
+    (episode,) = dataset.episodes
+    assert (episode.outcome, episode.is_complete, episode.metadata["success"]) == ("incomplete", False, None)
+    assert episode.metadata["termination"] == "recorder stopped"
+    assert episode.read("joint/position")[2].tolist() == [[1, 1]]
+
+
+def test_an_episode_can_be_read_while_it_is_recorded(dataset: Dataset) -> None:
+    commits: list[dict[str, int]] = []
+    with Recorder(dataset, replace(CONFIG, commit_period_s=0.02), on_commit=commits.append) as recorder:
+        recorder.start({})
+        recorder.add("joint/position", 5, 5, np.ones(2, np.float32))
+        wait_for(lambda: commits == [{"joint/position": 1}])
+        (episode,) = open_dataset(dataset.path).episodes
+        assert (episode.outcome, episode.length("joint/position")) == ("incomplete", 1)
+        recorder.end(success=False)
+    assert dataset.episodes[0].outcome == "failure"
+
+
+def test_the_last_episode_can_be_relabelled(dataset: Dataset) -> None:
+    with Recorder(dataset, CONFIG) as recorder:
+        with pytest.raises(DatasetError, match="no episode has been ended"):
+            recorder.relabel_last(success=True)
+        for _ in range(2):
+            recorder.start({})
+            recorder.end(success=True)
+        assert recorder.relabel_last(success=False) == 1
+    assert [(e.outcome, e.metadata["success"]) for e in dataset.episodes] == [("success", True), ("failure", False)]
+
+
+def test_a_low_disk_is_refused_at_the_start(dataset: Dataset) -> None:
+    with (
+        Recorder(dataset, replace(CONFIG, disk_free_min_bytes=1 << 60)) as recorder,
+        pytest.raises(DatasetError, match=r"disk low: .* MB are free on .*, at least .* MB are needed"),
+    ):
+        recorder.start({})
+    assert dataset.episodes == []
+
+
+def test_late_samples_are_recorded_and_counted(dataset: Dataset) -> None:
+    with Recorder(dataset, CONFIG) as recorder:
+        recorder.start({})
+        assert recorder.add("joint/position", 5, 5, np.ones(2, np.float32), late=True)
+        counts = recorder.end(success=None).counts["joint/position"]
+    assert (counts.received, counts.recorded, counts.late) == (1, 1, 1)
 
 
 def test_misuse_is_named(dataset: Dataset) -> None:
     with pytest.raises(ConfigError, match="queue_bytes is 100, the largest sample alone needs 2304"):
-        Recorder(dataset, 100)
-    with Recorder(dataset, MEBIBYTE) as recorder:
+        Recorder(dataset, RecorderConfig(queue_bytes=100))
+    with Recorder(dataset, CONFIG) as recorder:
         with pytest.raises(DatasetError, match="no episode is being recorded"):
             recorder.end(success=True)
         recorder.start({})
-        with pytest.raises(DatasetError, match="episode 0 is being recorded"):
+        with pytest.raises(DatasetError, match="an episode is being recorded"):
             recorder.start({})
         with pytest.raises(DatasetError, match="unknown stream 'camera/top'"):
             recorder.add("camera/top", 0, 0, np.zeros(1))

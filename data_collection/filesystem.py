@@ -1,0 +1,79 @@
+"""Everything that the store does to a disk, so that a test can stand in for it and replay every crash.
+
+Nothing counts before its `sync` has returned, and a name only once its folder was synced too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+class Fs:
+    """The local file system; every method may raise OSError, after which the file is not to be trusted."""
+
+    def make_folder(self, path: Path) -> None:
+        """Create one folder, whose parent exists."""
+        path.mkdir()
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Create or overwrite a file."""
+        path.write_bytes(data)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to the end of a file."""
+        with path.open("ab") as file:
+            file.write(data)
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Cut a file to `size` bytes."""
+        os.truncate(path, size)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Put a file or folder in another's place."""
+        old.replace(new)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink()
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a folder with all that is in it."""
+        shutil.rmtree(path)
+
+    def sync(self, path: Path) -> None:
+        """Force a file's content, or a folder's list of names, to disk."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def free_bytes(self, path: Path) -> int:
+        """Return how much room is left for us."""
+        return shutil.disk_usage(path).free
+
+
+def replace_file(fs: Fs, path: Path, data: bytes) -> None:
+    """Put `data` at `path`, wholly or not at all; its name is safe once the folder was synced."""
+    partial = path.with_name(path.name + PARTIAL)
+    fs.write(partial, data)
+    fs.sync(partial)
+    fs.rename(partial, path)
+
+
+def append_line(fs: Fs, path: Path, line: bytes) -> None:
+    """Add a line to a file and force it to disk."""
+    fs.append(path, line)
+    fs.sync(path)
+
+
+def sync_tree(fs: Fs, root: Path) -> None:
+    """Force a folder to disk: every file, then every folder from the leaves up, `root` last."""
+    for folder, _, files in os.walk(root, topdown=False):
+        for file in files:
+            fs.sync(Path(folder, file))
+        fs.sync(Path(folder))

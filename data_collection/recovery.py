@@ -1,0 +1,48 @@
+"""What a dead writer leaves on the disk, brought in line with the commit log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from armature.spec import ArraySpec
+from data_collection.filesystem import Fs, replace_file
+from data_collection.history import EpisodeRecord, empty_extent
+from data_collection.layout import (
+    DATA,
+    STAMPS,
+    STAMPS_LAYOUT,
+    ZARR_JSON,
+    ArrayLayout,
+    Encoding,
+    array_document,
+    data_layout,
+)
+
+
+def close_arrays(
+    fs: Fs, folder: Path, record: EpisodeRecord, streams: Mapping[str, ArraySpec], encodings: Mapping[str, Encoding]
+) -> None:
+    """Let the Zarr metadata of an episode say what counts, and remove the blocks behind that."""
+    for name, spec in streams.items():
+        length = record.streams.get(name, empty_extent())["length"]
+        layouts = {DATA: data_layout(spec, encodings.get(name, "lossless")), STAMPS: STAMPS_LAYOUT}
+        for array, layout in layouts.items():
+            _close_array(fs, folder / name / array, layout, length)
+
+
+def sweep(fs: Fs, episodes: Path, kept: Iterable[int]) -> None:
+    """Remove the folders of episodes that do not exist."""
+    names = {f"{index:06d}" for index in kept}
+    for folder in sorted(episodes.iterdir()):
+        if folder.is_dir() and not folder.is_symlink() and folder.name not in names:
+            fs.remove_tree(folder)
+
+
+def _close_array(fs: Fs, folder: Path, layout: ArrayLayout, length: int) -> None:
+    valid = {layout.file_name(k) for k in range(-(-length // layout.rows))} | {ZARR_JSON}
+    for file in sorted(folder.iterdir()):
+        if file.name not in valid:
+            fs.remove(file)
+    replace_file(fs, folder / ZARR_JSON, array_document(layout, length))
+    fs.sync(folder)
