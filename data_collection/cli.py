@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from armature.errors import ConfigError, unknown
-from data_collection.store import Dataset, Episode, open_dataset
+from data_collection.store import FORMAT_VERSION, Dataset, Episode, open_dataset
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,22 @@ def info(argv: list[str]) -> int:
     console = Console()
     console.print(dataset_table(dataset))
     console.print(stream_table(dataset))
-    return 0
+    for problem in dataset.problems:
+        console.print(f"[red]{problem}[/]: run 'armature data repair'")
+    return 1 if dataset.problems else 0
 
 
 def dataset_table(dataset: Dataset) -> Table:
     """Tabulate the dataset as a whole."""
     episodes = dataset.episodes
     duration_s = sum(episode.duration_s for episode in episodes)
-    outcomes = Counter(episode.metadata["outcome"] or "not given" for episode in episodes)
+    outcomes = Counter(episode.outcome or "not given" for episode in episodes)
     rows = {
         "task": dataset.task,
         "robot": f"{dataset.spec.name}, {dataset.spec.action.kind} at {dataset.spec.action.rate_hz:g} Hz",
         "episodes": f"{len(episodes)}" + "".join(f", {count} {name}" for name, count in sorted(outcomes.items())),
         "steps": f"{sum(episode.steps for episode in episodes)} in {duration_s:.1f} s",
+        "format": f"version {FORMAT_VERSION}" + "".join(f", {n} as {e}" for n, e in sorted(dataset.encodings.items())),
         "size": f"{_size_bytes(dataset.path) / 1e6:.1f} MB",
         "spec": dataset.spec.fingerprint,
         "fingerprint": dataset.fingerprint,

@@ -58,10 +58,32 @@ def parse_log(data: bytes) -> CommitLog:
     for number, line in enumerate(whole.splitlines(keepends=True)):
         try:
             entry = decode_line(line)
+            _check(entry)
         except ValueError as error:
             problems.append(f"{LOG_NAME}: line {number + 1} is damaged ({error})")
             continue
-        if entry.get(LINE) != number:
-            problems.append(f"{LOG_NAME}: line {number + 1} was written as line {entry.get(LINE, -1) + 1}")
+        if entry[LINE] != number:
+            problems.append(f"{LOG_NAME}: line {number + 1} was written as line {entry[LINE] + 1}")
         entries.append(entry)
     return CommitLog(tuple(entries), whole, tuple(problems))
+
+
+def _check(entry: Any) -> None:
+    """Raise ValueError where an entry is not of the form that everything else relies on: checksums can be forged."""
+    if not isinstance(entry, dict) or not all(_is_count(entry.get(key)) for key in (LINE, "episode")):
+        raise ValueError("line and episode must be numbers")
+    streams, metadata = entry.get("streams", {}), entry.get("metadata", {})
+    if not isinstance(entry.get("kind"), str) or not isinstance(metadata, dict) or not isinstance(streams, dict):
+        raise ValueError("kind must be text, metadata and streams objects")
+    for name, extent in streams.items():
+        if not isinstance(extent, dict) or not _is_extent(extent):
+            raise ValueError(f"extent of {name} is {extent}")
+
+
+def _is_extent(extent: dict[str, Any]) -> bool:
+    keys = ("length", "first_ns", "last_ns") if extent.get("length") else ("length",)
+    return all(_is_count(extent.get(key)) for key in keys)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0

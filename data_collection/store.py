@@ -170,5 +170,5 @@ def _attributes(path: Path | str, files: Files) -> dict[str, Any]:
     except FileNotFoundError as error:
         known = "" if is_url(path) else f" {beside(Path(path), LOG_NAME)}"
         raise DatasetError(f"{path}: there is no dataset here.{known}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path}: zarr.json cannot be read: {error}") from error
