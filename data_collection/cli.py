@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from armature.errors import ConfigError, unknown
+from data_collection.files import LocalFiles
 from data_collection.store import FORMAT_VERSION, Dataset, Episode, open_dataset
 
 
@@ -20,8 +21,8 @@ from data_collection.store import FORMAT_VERSION, Dataset, Episode, open_dataset
 class InfoConfig:
     """Print what a dataset holds."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """The dataset's folder."""
+    path: Annotated[str, tyro.conf.Positional]
+    """The dataset's folder, or a URL that fsspec knows (s3://...)."""
 
 
 COMMANDS = {
@@ -75,7 +76,7 @@ def dataset_table(dataset: Dataset) -> Table:
         "episodes": f"{len(episodes)}" + "".join(f", {count} {name}" for name, count in sorted(outcomes.items())),
         "steps": f"{sum(episode.steps for episode in episodes)} in {duration_s:.1f} s",
         "format": f"version {FORMAT_VERSION}" + "".join(f", {n} as {e}" for n, e in sorted(dataset.encodings.items())),
-        "size": f"{_size_bytes(dataset.path) / 1e6:.1f} MB",
+        "size": f"{_size_bytes(dataset.path) / 1e6:.1f} MB" if isinstance(dataset.files, LocalFiles) else "not counted",
         "spec": dataset.spec.fingerprint,
         "fingerprint": dataset.fingerprint,
     }
