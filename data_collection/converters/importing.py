@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from armature.errors import ArmatureError, DatasetError
+from armature.errors import ArmatureError, DatasetError, InvalidValue
 from data_collection.converters.source import Source, SourceEpisode, fingerprint_of
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.filesystem import Fs
@@ -61,7 +61,10 @@ def _copy_episode(source: Source, episode: SourceEpisode, writer: DatasetWriter)
     out = writer.begin({**episode.metadata, "source_episode": episode.name})
     lengths: Counter[str] = Counter()
     for name, stamps_ns, received_ns, values in episode.blocks():
-        out.append(name, stamps_ns, received_ns, values)
+        try:
+            out.append(name, stamps_ns, received_ns, values)
+        except InvalidValue as error:
+            raise DatasetError(f"{source.path}: {episode.name}: {error}") from error
         lengths[name] += len(stamps_ns)
     if lengths[ACTION_EXECUTED] != episode.steps:
         raise DatasetError(
