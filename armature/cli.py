@@ -15,6 +15,7 @@ VERBS = {
     "eval": "sim.evaluate:main",
     "train": "policies.train:main",
     "data": "data_collection.cli:main",
+    "replay": "sim.replay:main",
 }
 """Verb to `module:function`; each function takes the arguments after the verb and returns the exit code."""
 

@@ -1,54 +1,78 @@
-"""From committed episodes to training windows in memory: align once, then gather by integer indices.
+"""From committed episodes to training windows: align once, then gather by integer arithmetic.
 
 Random reads through zarr-python reach a thousand windows a second, gathers in memory millions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from armature.alignment import newest_not_after
-from armature.errors import ConfigError, DatasetError
+from armature.alignment import Alignment, AlignmentConfig, StreamPolicy, align
+from armature.errors import ConfigError, DatasetError, InvalidValue
 from armature.spec import RobotSpec, require_compatible
 from data_collection.store import Episode
 from data_collection.streams import ACTION_EXECUTED
 
 ACTION = "action"
-MAX_AGE_NS = 1_000_000_000
+MAX_AGE_NS = StreamPolicy().max_age_ns
 
 
-def aligned_episode(episode: Episode, spec: RobotSpec, max_age_ns: int = MAX_AGE_NS) -> dict[str, NDArray]:
-    """Return the observations of `spec` as the robot saw them when each command was sent, and `action` (T, D).
+def align_episode(episode: Episode, spec: RobotSpec, config: AlignmentConfig | None = None) -> Alignment:
+    """Align the observations of `spec` at the stamps of the executed commands; reads stamps only.
 
-    The ticks are the stamps of the executed commands; at each, an observation is the newest sample not after it, by the
-    function that also serves the robot. Commands sent before every stream had its first sample are left out: no policy
-    could have given them. Raises DatasetError where a stream is silent for more than `max_age_ns` later on, and
-    SpecMismatch where the dataset does not offer what `spec` asks for.
+    Commands sent before every stream had its first sample are left out: no policy could have given them. Raises
+    DatasetError where a stream has no samples or is silent for longer than its policy allows, or where no command is
+    left, and SpecMismatch where the dataset does not offer what `spec` asks for.
     """
     require_compatible(spec, episode.spec, f"what is asked of {episode.dataset}")
-    ticks_ns, _, action = episode.read(ACTION_EXECUTED)
-    streams = {name: episode.read(name) for name in spec.observation.names}
-    if len(ticks_ns) == 0 or any(len(stamps_ns) == 0 for stamps_ns, _, _ in streams.values()):
-        empty = [name for name in (ACTION_EXECUTED, *streams) if episode.length(name) == 0]
+    names = spec.observation.names
+    policies = (config or AlignmentConfig()).policies(names)
+    empty = [name for name in (ACTION_EXECUTED, *names) if episode.length(name) == 0]
+    if empty:
         raise DatasetError(f"{episode.dataset}: episode {episode.index} has no samples of {', '.join(empty)}")
-    first = np.searchsorted(ticks_ns, max(stamps_ns[0] for stamps_ns, _, _ in streams.values()))
-    ticks_ns, action = ticks_ns[first:], action[first:]
-    if len(ticks_ns) == 0:
-        raise DatasetError(f"{episode.dataset}: episode {episode.index} ended before every observation had a sample")
-    aligned = {}
-    for name, (stamps_ns, _, data) in streams.items():
-        index = newest_not_after(stamps_ns, ticks_ns, max_age_ns)
-        _require_fresh(episode, name, index, ticks_ns, max_age_ns)
-        aligned[name] = data[index]
-    dtype = np.result_type(*(array.dtype for array in spec.action.arrays))
-    return {**aligned, ACTION: action.astype(dtype)}
+    stamps_ns = {name: episode.read_stamps(name)[0] for name in names}
+    try:
+        found = align(stamps_ns, episode.read_stamps(ACTION_EXECUTED)[0], policies)
+    except InvalidValue as error:
+        raise DatasetError(f"{episode.dataset}: episode {episode.index}: {error}") from error
+    if len(found.ticks) == 0:
+        dropped = "has no tick at which every stream is young enough"
+        why = dropped if found.report.dropped else "ended before every observation had a sample"
+        raise DatasetError(f"{episode.dataset}: episode {episode.index} {why}")
+    return found
+
+
+def aligned_episode(episode: Episode, spec: RobotSpec, config: AlignmentConfig | None = None) -> dict[str, NDArray]:
+    """Return the observations of `spec` as the robot saw them when each command was sent, and `action` (T, D).
+
+    The ticks are those of `align_episode`; at each, an observation is the newest sample not after it, by the function
+    that also serves the robot.
+    """
+    found = align_episode(episode, spec, config)
+    aligned = {name: episode.read(name)[2][index] for name, index in found.index.items()}
+    return {**aligned, ACTION: episode.read(ACTION_EXECUTED)[2][found.ticks].astype(action_dtype(spec))}
+
+
+def action_dtype(spec: RobotSpec) -> np.dtype:
+    """Return the dtype of actions in windows; commands are recorded as float64."""
+    return np.result_type(*(array.dtype for array in spec.action.arrays))
+
+
+@dataclass(frozen=True)
+class AlignedEpisodes:
+    """Aligned episodes end to end: arrays (sum of `lengths`, *shape) by name, in memory or mapped from a file."""
+
+    arrays: dict[str, NDArray]
+    lengths: tuple[int, ...]
+    is_mapped: bool = False
 
 
 class Windows:
-    """All windows of a set of aligned episodes: one for each tick, gathered from arrays that lie end to end in memory.
+    """All windows of a set of aligned episodes: one for each tick.
 
     The window of tick t holds observations t-obs_steps+1..t and actions t..t+chunk_steps-1 of the same episode; before
     its begin the first observation is repeated, as the observation buffer does on the robot, beyond its end the last
@@ -56,34 +80,62 @@ class Windows:
     [0 1 2] [1 2 3] [2 3 3] [3 3 3].
     """
 
-    def __init__(self, episodes: Iterable[Mapping[str, NDArray]], obs_steps: int, chunk_steps: int) -> None:
-        """Take over episodes from `aligned_episode`; a generator keeps the peak of memory low."""
+    def __init__(
+        self,
+        episodes: Iterable[Mapping[str, NDArray]] | AlignedEpisodes,
+        obs_steps: int,
+        chunk_steps: int,
+        chosen: Sequence[int] | None = None,
+    ) -> None:
+        """Take over episodes from `aligned_episode`, a generator keeps the peak of memory low, or already end to end.
+
+        `chosen` takes only the episodes at these positions.
+        """
         for name, value in (("obs_steps", obs_steps), ("chunk_steps", chunk_steps)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}, must be at least 1")
-        columns: dict[str, list[NDArray]] = {}
-        for episode in episodes:
-            for name, values in episode.items():
-                columns.setdefault(name, []).append(values)
-        if not columns:
+        aligned = episodes if isinstance(episodes, AlignedEpisodes) else _joined(episodes)
+        self.arrays, self.is_mapped = aligned.arrays, aligned.is_mapped
+        ends = np.cumsum(aligned.lengths)
+        of_all = range(len(ends)) if chosen is None else chosen
+        spans = [(int(ends[i]) - aligned.lengths[i], int(ends[i])) for i in of_all]
+        self.lengths = np.array([end - begin for begin, end in spans], np.int64)
+        if self.lengths.sum() == 0:
             raise DatasetError("there are no episodes to make windows of")
-        lengths = [len(action) for action in columns[ACTION]]
-        self.observation_index, self.action_index = _index_tables(lengths, obs_steps, chunk_steps)
-        # One stream at a time leaves the list before its copy is made: the peak is one stream above the total.
-        self.arrays = {name: np.concatenate(columns.pop(name)) for name in tuple(columns)}
+        self.rows = np.concatenate([np.arange(begin, end) for begin, end in spans])
+        self._first = np.repeat([begin for begin, _ in spans], self.lengths)
+        self._last = np.repeat([end - 1 for _, end in spans], self.lengths)
+        self._history, self._future = np.arange(1 - obs_steps, 1), np.arange(chunk_steps)
 
     def __len__(self) -> int:
-        return len(self.action_index)
+        return len(self.rows)
+
+    def observation_rows(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return where in `arrays` the observations of windows (B,) lie: (B, obs_steps)."""
+        rows = np.add.outer(self.rows.take(indices), self._history)
+        return np.maximum(rows, self._first.take(indices)[:, None], out=rows)
+
+    def action_rows(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return where in `arrays` the actions of windows (B,) lie: (B, chunk_steps)."""
+        rows = np.add.outer(self.rows.take(indices), self._future)
+        return np.minimum(rows, self._last.take(indices)[:, None], out=rows)
 
     def batch(self, indices: NDArray[np.integer]) -> dict[str, NDArray]:
         """Gather windows (B,): observations (B, obs_steps, *shape), `action` (B, chunk_steps, D)."""
-        tables = {name: self.observation_index for name in self.arrays} | {ACTION: self.action_index}
-        return {name: values[tables[name][indices]] for name, values in self.arrays.items()}
+        observed, acted = self.observation_rows(indices), self.action_rows(indices)
+        # The rows are right by construction: "clip" spares `take` its check of each.
+        return {n: a.take(acted if n == ACTION else observed, axis=0, mode="clip") for n, a in self.arrays.items()}
 
 
-def load_windows(episodes: Iterable[Episode], spec: RobotSpec, obs_steps: int, chunk_steps: int) -> Windows:
+def load_windows(
+    episodes: Iterable[Episode],
+    spec: RobotSpec,
+    obs_steps: int,
+    chunk_steps: int,
+    config: AlignmentConfig | None = None,
+) -> Windows:
     """Read, align and index episodes."""
-    return Windows((aligned_episode(episode, spec) for episode in episodes), obs_steps, chunk_steps)
+    return Windows((aligned_episode(episode, spec, config) for episode in episodes), obs_steps, chunk_steps)
 
 
 def split_by_episode(n: int, validation_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -99,20 +151,11 @@ def split_by_episode(n: int, validation_fraction: float, seed: int) -> tuple[NDA
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def _index_tables(lengths: list[int], obs_steps: int, chunk_steps: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    begins = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)  # (N,)
-    lasts = np.repeat(np.cumsum(lengths) - 1, lengths)  # (N,)
-    ticks = np.arange(sum(lengths))[:, None]  # (N, 1)
-    observation = np.maximum(ticks + np.arange(1 - obs_steps, 1), begins[:, None])
-    action = np.minimum(ticks + np.arange(chunk_steps), lasts[:, None])
-    return observation, action
-
-
-def _require_fresh(
-    episode: Episode, name: str, index: NDArray[np.int64], ticks_ns: NDArray[np.int64], max_age_ns: int
-) -> None:
-    stale = np.flatnonzero(index < 0)
-    if len(stale):
-        at_s = (ticks_ns[stale[0]] - ticks_ns[0]) / 1e9
-        silence = f"{name} is silent for more than {max_age_ns / 1e9:g} s at {at_s:.2f} s"
-        raise DatasetError(f"{episode.dataset}: episode {episode.index}: {silence}")
+def _joined(episodes: Iterable[Mapping[str, NDArray]]) -> AlignedEpisodes:
+    columns: dict[str, list[NDArray]] = {}
+    for episode in episodes:
+        for name, values in episode.items():
+            columns.setdefault(name, []).append(values)
+    lengths = tuple(len(action) for action in columns.get(ACTION, []))
+    # One stream at a time leaves the list before its copy is made: the peak is one stream above the total.
+    return AlignedEpisodes({name: np.concatenate(columns.pop(name)) for name in tuple(columns)}, lengths)

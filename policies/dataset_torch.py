@@ -1,6 +1,7 @@
 """Training windows as tensors: the joint between `data_collection.windows` and the networks.
 
-Everything lies in memory once; a batch is one gather per array. Windows of images are never made beforehand.
+Everything lies once in the memory of the device, or in a mapped cache on the host; a batch is one gather per array.
+Windows of images are never made beforehand.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from armature.normalizer import FieldStats, Normalizer
 from armature.spec import JOINT_POSITION, RobotSpec
 from armature.transforms import to_relative
+from data_collection.sampling import draw
 from data_collection.windows import ACTION, Windows
 
 
@@ -21,14 +24,21 @@ class WindowTensors:
     """The windows of a set of episodes on one device."""
 
     def __init__(self, windows: Windows, relative_part: slice | None, device: str = "cpu") -> None:
-        """Take over `windows`; `relative_part` of each action becomes relative to its window's last joint positions."""
-        actions = windows.arrays[ACTION][windows.action_index].astype(np.float32)
+        """Take over `windows`; `relative_part` of each action becomes relative to its window's last joint positions.
+
+        Mapped windows stay on the host, and only batches move.
+        """
+        every = np.arange(len(windows))
+        actions = windows.arrays[ACTION][windows.action_rows(every)].astype(np.float32)
+        observed = windows.observation_rows(every)
         if relative_part is not None:
-            reference = windows.arrays[JOINT_POSITION][windows.observation_index[:, -1]]
-            actions = to_relative(actions, reference, relative_part)
-        self.actions = torch.from_numpy(actions).to(device)
-        self.index = torch.from_numpy(windows.observation_index).to(device)
-        self.arrays = {name: torch.from_numpy(a).to(device) for name, a in windows.arrays.items() if name != ACTION}
+            actions = to_relative(actions, windows.arrays[JOINT_POSITION][observed[:, -1]], relative_part)
+        self.device = device
+        home = "cpu" if windows.is_mapped else device
+        self.actions = torch.from_numpy(actions).to(home)
+        self.index = torch.from_numpy(observed).to(home)
+        self.rows = torch.from_numpy(windows.rows).to(home)
+        self.arrays = {name: torch.from_numpy(a).to(home) for name, a in windows.arrays.items() if name != ACTION}
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -38,22 +48,27 @@ class WindowTensors:
         indices = indices.to(self.index.device)
         rows = self.index[indices]
         values = {n: a.index_select(0, rows.flatten()).unflatten(0, rows.shape) for n, a in self.arrays.items()}
-        return {**values, ACTION: self.actions[indices]}
+        return {name: value.to(self.device) for name, value in {**values, ACTION: self.actions[indices]}.items()}
 
     def normalizer(self, spec: RobotSpec) -> Normalizer:
         """Compute the statistics of every vector observation and of the action, relative where it is relative."""
-        vectors = {array.name: self.arrays[array.name].flatten(1) for array in spec.observation.vectors}
+        vectors = {array.name: self.arrays[array.name][self.rows].flatten(1) for array in spec.observation.vectors}
         columns = {**vectors, ACTION: self.actions.flatten(0, 1)}
         fields = {name: FieldStats.of(values.cpu().numpy()) for name, values in columns.items()}
         return Normalizer(fields, dict.fromkeys(fields, "limits"))
 
 
-def batch_indices(step: int, batch_size: int, count: int, seed: int) -> Tensor:
+def batch_indices(
+    step: int, batch_size: int, count: int, seed: int, cumulative: NDArray[np.float64] | None = None
+) -> Tensor:
     """Return which of `count` windows training step `step` sees: epoch after epoch in a new random order.
 
     A function of its arguments alone, so that a resumed training needs no state of a loader. With 5 windows and batches
-    of 2, step 2 takes the last window of the first epoch and the first of the second.
+    of 2, step 2 takes the last window of the first epoch and the first of the second. With the `cumulative` sum of
+    their weights, windows are drawn by these instead, and there are no epochs.
     """
+    if cumulative is not None:
+        return torch.from_numpy(draw(step, batch_size, cumulative, seed))
     position = step * batch_size + np.arange(batch_size)
     epochs, places = position // count, position % count
     picked = [_epoch_order(int(epoch), count, seed)[places[epochs == epoch]] for epoch in np.unique(epochs)]

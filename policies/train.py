@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,14 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from armature.config import to_plain
 from armature.errors import ConfigError, DatasetError, unknown
+from data_collection.aligned_cache import open_cache
+from data_collection.sampling import outcome_of, window_weights
 from data_collection.store import Dataset, Episode, open_dataset
-from data_collection.windows import load_windows, split_by_episode
+from data_collection.windows import Windows, load_windows, split_by_episode
 from policies.checkpoint import save_checkpoint
 from policies.dataset_torch import WindowTensors, batch_indices
 from policies.diffusion import DiffusionPolicy, relative_part
@@ -40,15 +44,22 @@ from policies.training_state import TrainingState, learning_rate, seed_draws
 _VALIDATION_BATCHES = 8
 _LOSS_SMOOTHING = 0.98
 # May differ between a training and its continuation without changing what is learned.
-_FREE_TO_CHANGE = ("out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads")
+_FREE_TO_CHANGE = (
+    *("dataset", "out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
+    *("windows", "cache"),
+)
 
 
 @dataclass(frozen=True)
 class TrainData:
-    """The windows to learn from, those to validate on (None without a split), and where they come from."""
+    """The windows to learn from, those to validate on (None without a split), and where they come from.
+
+    `cumulative` (windows,) is the sum of the weights by which windows are drawn, None where all are drawn alike.
+    """
 
     train: WindowTensors
     validation: WindowTensors | None
+    cumulative: NDArray[np.float64] | None
     fingerprint: str
     summary: dict[str, Any]
 
@@ -71,15 +82,24 @@ def train(config: TrainConfig, command: str | None = None) -> Path:
 def load_data(config: TrainConfig) -> tuple[Dataset, TrainData]:
     """Read, filter and split the episodes of `config.dataset`."""
     dataset = open_dataset(config.dataset)
-    episodes = [e for e in dataset.episodes if config.episodes == "all" or e.metadata["success"] is not False]
+    fingerprint, recorded = dataset.fingerprint, dataset.episodes
+    episodes = [episode for episode in recorded if config.episodes == "all" or is_successful(episode)]
     if not episodes:
-        found = f"has {len(dataset.episodes)} episodes, none to learn from"
+        found = f"has {len(recorded)} episodes, none to learn from"
         raise DatasetError(f"{config.dataset}: {found} (--episodes {config.episodes})")
     learn, validate = split_by_episode(len(episodes), config.validation_fraction, config.seed)
-    learned = _windows(config, dataset, [episodes[i] for i in learn])
-    held_out = _windows(config, dataset, [episodes[i] for i in validate]) if len(validate) else None
-    counts = {"episodes": len(learn), "windows": len(learned), "validation_episodes": len(validate)}
-    return dataset, TrainData(learned, held_out, dataset.fingerprint, counts)
+    learned, *held_out = _windows(config, dataset, episodes, [learn, validate] if len(validate) else [learn])
+    weights = window_weights(config.sampling, [episodes[i] for i in learn], learned)
+    tensors = [_tensors(config, dataset, windows) for windows in (learned, *held_out)]
+    counts = {"episodes": len(learn), "windows": len(learned), "validation_episodes": len(validate),
+              "outcomes": dict(Counter(outcome_of(episode) for episode in episodes))}  # fmt: skip
+    cumulative = None if weights is None else np.cumsum(weights)
+    return dataset, TrainData(tensors[0], tensors[1] if held_out else None, cumulative, fingerprint, counts)
+
+
+def is_successful(episode: Episode) -> bool:
+    """Tell whether an episode was brought to its end and is not marked as failed."""
+    return episode.is_complete and episode.metadata["success"] is not False
 
 
 def main(argv: list[str]) -> int:
@@ -115,15 +135,27 @@ def _check(config: TrainConfig) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}, must be at least 1")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device '{config.device}': torch sees no CUDA device here. Valid: cpu")
+    if config.cache is not None and config.windows != "mapped":
+        raise ConfigError(f"cache is {config.cache}, but windows is '{config.windows}'; add --windows mapped")
     has_state = (config.out / "training_state").exists()
     if has_state and not config.resume:
         raise ConfigError(f"{config.out}: holds a training already; continue it with --resume or choose another --out")
 
 
-def _windows(config: TrainConfig, dataset: Dataset, episodes: list[Episode]) -> WindowTensors:
-    spec = dataset.spec.select(config.policy.observations)
-    windows = load_windows(episodes, spec, config.policy.obs_steps, config.policy.chunk_steps)
-    return WindowTensors(windows, relative_part(config.policy, spec), config.device)
+def _windows(
+    config: TrainConfig, dataset: Dataset, episodes: list[Episode], parts: list[NDArray[np.int64]]
+) -> list[Windows]:
+    """Return the windows of each part of the episodes."""
+    spec, steps = dataset.spec.select(config.policy.observations), (config.policy.obs_steps, config.policy.chunk_steps)
+    if config.windows == "memory":
+        return [load_windows([episodes[i] for i in part], spec, *steps, config.alignment) for part in parts]
+    mapped = open_cache(dataset, episodes, spec, config.alignment, config.cache)
+    return [Windows(mapped, *steps, chosen=part) for part in parts]
+
+
+def _tensors(config: TrainConfig, dataset: Dataset, windows: Windows) -> WindowTensors:
+    relative = relative_part(config.policy, dataset.spec.select(config.policy.observations))
+    return WindowTensors(windows, relative, config.device)
 
 
 def _prepare(config: TrainConfig) -> tuple[TrainData, TrainingState]:
@@ -142,10 +174,11 @@ def _require_same(config: TrainConfig, data: TrainData, document: Mapping[str, A
     if document["dataset_fingerprint"] != data.fingerprint:
         found = f"{data.fingerprint}, the training began with {document['dataset_fingerprint']}"
         raise ConfigError(f"{config.dataset}: the dataset's fingerprint is {found}")
-    before, now = document["config"], to_plain(config)
+    # A training that began before an option existed had its default.
+    before, now = to_plain(TrainConfig(config.dataset, config.out)) | document["config"], to_plain(config)
     for name in now:
-        if name not in (*_FREE_TO_CHANGE, "dataset") and before.get(name) != now[name]:
-            raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before.get(name)}")
+        if name not in _FREE_TO_CHANGE and before[name] != now[name]:
+            raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before[name]}")
 
 
 def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: str) -> Path:
@@ -158,7 +191,7 @@ def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: st
         bar = progress.add_task("training", total=config.steps, completed=state.step, loss=float("nan"))
         smooth, begin_s = None, time.monotonic() - state.seconds
         while state.step < end and not interrupted.is_set():
-            indices = batch_indices(state.step, config.batch_size, len(data.train), config.seed)
+            indices = batch_indices(state.step, config.batch_size, len(data.train), config.seed, data.cumulative)
             loss = state.update(data.train.batch(indices), config.seed, config.steps)
             state.seconds = time.monotonic() - begin_s
             smooth = loss if smooth is None else _LOSS_SMOOTHING * smooth + (1 - _LOSS_SMOOTHING) * loss

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from armature.alignment import AlignmentConfig
+from data_collection.sampling import SamplingConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
 from policies.training_state import OptimizerConfig
@@ -33,7 +35,13 @@ class TrainConfig:
     validation_fraction: float = 0.05
     """Share of the episodes that is kept out of training, to measure the loss on."""
     episodes: Literal["successful", "all"] = "successful"
-    """Learn from the episodes that are not marked as failed, or from all."""
+    """Learn from the complete episodes that are not marked as failed, or from all, failed and incomplete ones too."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    windows: Literal["memory", "mapped"] = "memory"
+    """Hold the aligned episodes in memory, or map them from a cache on disk that is built once; the result is equal."""
+    cache: Path | None = None
+    """Folder of the cache of `mapped`; None is the folder .cache in the dataset."""
     validate_every_steps: int = 500
     save_every_steps: int = 1000
     stop_at_step: int | None = None

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # No deadline, because a loaded machine is no failure; the same examples on every run, so that a failure repeats.
 settings.register_profile("armature", deadline=None, derandomize=True)
 settings.load_profile("armature")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real recordings that lies beside the checkout; they are no part of the project."""
+    folder = Path(os.environ.get("ARMATURE_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real recordings are not at {folder}; set ARMATURE_SHARED_DATA to their folder")
+    return folder

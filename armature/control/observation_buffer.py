@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from armature.alignment import newest_not_after
+from armature.alignment import StreamPolicy, newest_not_after
 from armature.errors import SpecMismatch, unknown
 from armature.spec import ArraySpec, ObservationSpec
 from armature.types import Observation, Sample
@@ -22,15 +23,18 @@ class ObservationBuffer:
     """Aligns streams by stamp at the ticks now, now - period, ... of the spec's rate.
 
     Values are kept by reference and copied once, into the observation: a pushed array must not be changed afterwards.
-    All stamps, `now_ns` included, are on the clock of the acquisition stamps.
+    All stamps, `now_ns` included, are on the clock of the acquisition stamps. Streams that `policies` does not name
+    take the newest sample of at most `max_age_ns`.
     """
 
-    def __init__(self, spec: ObservationSpec, obs_steps: int, max_age_ns: int) -> None:
+    def __init__(
+        self, spec: ObservationSpec, obs_steps: int, max_age_ns: int, policies: Mapping[str, StreamPolicy] | None = None
+    ) -> None:
         period_ns = round(1e9 / spec.rate_hz)
         self._ages_ns = np.arange(obs_steps - 1, -1, -1, dtype=np.int64) * period_ns
-        self._max_age_ns = max_age_ns
-        keep_ns = obs_steps * period_ns + max_age_ns + LAG_NS
-        self._streams = {array.name: _Stream(array, keep_ns) for array in spec}
+        of_stream = dict.fromkeys(spec.names, StreamPolicy(max_age_ns=max_age_ns)) | dict(policies or {})
+        keep_ns = obs_steps * period_ns + LAG_NS
+        self._streams = {name: _Stream(spec[name], policy, keep_ns) for name, policy in of_stream.items()}
         self._begin_ns = 0
         self.dropped: Counter[str] = Counter()
 
@@ -85,18 +89,18 @@ class ObservationBuffer:
 
     def _indices(self, stream: _Stream, ticks_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sample index of every tick, -1 where there is none; history before the first sample is 0."""
-        indices = newest_not_after(np.array(stream.stamps_ns, dtype=np.int64), ticks_ns, self._max_age_ns)
+        indices = newest_not_after(np.array(stream.stamps_ns, dtype=np.int64), ticks_ns, stream.policy.limit_ns)
         if indices[-1] >= 0 and stream.forgotten_ns < self._begin_ns:
             indices[ticks_ns < stream.stamps_ns[0]] = 0
         return indices
 
     def _explain(self, stream: _Stream, now_ns: int) -> str:
-        limit = f"limit {self._max_age_ns / 1e9:.3f} s"
+        limit = f"limit {stream.policy.limit_ns / 1e9:.3f} s"
         newest = bisect_right(stream.stamps_ns, now_ns) - 1
         if newest < 0:
             return f"{stream.spec.name}: no sample yet"
         age_ns = now_ns - stream.stamps_ns[newest]
-        if age_ns > self._max_age_ns:
+        if age_ns > stream.policy.limit_ns:
             return f"{stream.spec.name}: newest sample is {age_ns / 1e9:.3f} s old ({limit})"
         return f"{stream.spec.name}: gap in the last {self._ages_ns[0] / 1e9:.3f} s of history ({limit})"
 
@@ -104,19 +108,21 @@ class ObservationBuffer:
 class _Stream:
     """The samples of one array that an observation may still need, stamps ascending."""
 
-    def __init__(self, spec: ArraySpec, keep_ns: int) -> None:
+    def __init__(self, spec: ArraySpec, policy: StreamPolicy, keep_ns: int) -> None:
         self.spec = spec
+        self.policy = policy
         self.stamps_ns: list[int] = []
         self.samples: list[Sample] = []
         self.forgotten_ns = -1
-        self._keep_ns = keep_ns
+        self._keep_ns = keep_ns + policy.max_age_ns
 
     def append(self, sample: Sample) -> None:
         self.stamps_ns.append(sample.stamp_ns)
         self.samples.append(sample)
         # Deletion in blocks keeps the average cost of a push constant for streams of 1 kHz.
         if self.stamps_ns[0] < sample.stamp_ns - 2 * self._keep_ns:
-            self.drop_before(sample.stamp_ns - self._keep_ns)
+            # One older sample stays: a stream that is held may still need it.
+            self.drop_before(self.stamps_ns[bisect_right(self.stamps_ns, sample.stamp_ns - self._keep_ns) - 1])
 
     def drop_before(self, stamp_ns: int) -> None:
         count = bisect_left(self.stamps_ns, stamp_ns)

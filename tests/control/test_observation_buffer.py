@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armature.alignment import Mode, StreamPolicy, align
 from armature.control.observation_buffer import ObservationBuffer
 from armature.errors import InvalidValue, SpecMismatch
 from armature.spec import CAMERA_WRIST, JOINT_POSITION, ArraySpec, ObservationSpec
@@ -153,3 +154,40 @@ def test_every_step_is_the_newest_sample_not_after_its_tick(gaps_ms, obs_steps, 
         earlier = [stamp for stamp in stamps_ms if stamp <= tick_ms]
         assert value == (earlier[-1] if earlier else stamps_ms[0])
         assert not earlier or tick_ms - value <= max_age_ms
+
+
+def test_a_held_stream_counts_however_old_its_newest_sample_is():
+    policies = {CAMERA_WRIST: StreamPolicy("hold", 0)}
+    buffer = ObservationBuffer(SPEC, 2, 100 * MS, policies)
+    assert buffer.missing(0) == ["camera/wrist: no sample yet", "joint/position: no sample yet"]
+    buffer.push(CAMERA_WRIST, 0, 0, image(1))
+    buffer.push(CAMERA_WRIST, 7_000 * MS, 0, image(2))
+    for stamp_ms in range(0, 7_100, 50):
+        buffer.push(JOINT_POSITION, stamp_ms * MS, 0, joints(stamp_ms))
+    observation = buffer.latest(7_050 * MS)
+    assert observation is not None
+    assert observation.values[CAMERA_WRIST][:, 0, 0, 0].tolist() == [1, 2]
+    for stamp_ms in range(7_100, 10_000, 50):
+        buffer.push(JOINT_POSITION, stamp_ms * MS, 0, joints(stamp_ms))
+    assert buffer.missing(9_950 * MS) == []
+    with pytest.raises(SpecMismatch, match="unknown observation 'camera/wirst'"):
+        ObservationBuffer(SPEC, 2, 100 * MS, {"camera/wirst": StreamPolicy()})
+
+
+@given(
+    gaps_ms=st.lists(st.integers(1, 400), min_size=1, max_size=30),
+    ticks_ms=st.lists(st.integers(0, 6_000), min_size=1, max_size=10, unique=True).map(sorted),
+    mode=st.sampled_from(["drop", "hold"]),
+    max_age_ms=st.integers(0, 300),
+)
+def test_the_robot_sees_at_a_tick_what_the_recording_gives_for_it(gaps_ms, ticks_ms, mode: Mode, max_age_ms):
+    stamps_ms = np.cumsum(gaps_ms)
+    policies = {JOINT_POSITION: StreamPolicy(mode, max_age_ms * MS)}
+    offline = align({JOINT_POSITION: stamps_ms * MS}, np.array(ticks_ms) * MS, policies)
+    expected = dict(zip(offline.ticks.tolist(), stamps_ms[offline.index[JOINT_POSITION]], strict=True))
+    buffer, waiting = ObservationBuffer(JOINTS_ONLY, 1, 0, policies), stamps_ms.tolist()
+    for k, tick_ms in enumerate(ticks_ms):
+        while waiting and waiting[0] <= tick_ms:
+            stamp_ms = waiting.pop(0)
+            buffer.push(JOINT_POSITION, stamp_ms * MS, 0, joints(stamp_ms))
+        assert history(buffer, tick_ms) == ([expected[k]] if k in expected else None)

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
@@ -17,12 +14,3 @@ def robot() -> RobotSpec:
     """A small robot: one camera, two joints and a gripper at 20 Hz."""
     observation = ObservationSpec((CAMERA, JOINTS, GRIPPER), 20.0)
     return RobotSpec("small", observation, ActionSpec("joint_position", (JOINTS, GRIPPER), 20.0))
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Return the folder of real recordings that lies beside the checkout; they are no part of the project."""
-    folder = Path(os.environ.get("ARMATURE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"real recordings are not at {folder}; set ARMATURE_SHARED_DATA to their folder")
-    return folder

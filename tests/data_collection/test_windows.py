@@ -7,12 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armature.alignment import AlignmentConfig
 from armature.control.observation_buffer import ObservationBuffer
 from armature.errors import ConfigError, DatasetError, SpecMismatch
 from armature.spec import ArraySpec, ObservationSpec, RobotSpec
 from data_collection.store import Episode, create_dataset
 from data_collection.streams import ACTION_EXECUTED
-from data_collection.windows import Windows, aligned_episode, load_windows, split_by_episode
+from data_collection.windows import (
+    AlignedEpisodes,
+    Windows,
+    align_episode,
+    aligned_episode,
+    load_windows,
+    split_by_episode,
+)
 
 MS = 1_000_000
 
@@ -27,7 +35,7 @@ def record(path: Path, robot: RobotSpec, stamps_ms: dict[str, list[int]]) -> Epi
             index = np.arange(len(stamps)).reshape(-1, *[1] * len(array.shape))
             values = np.broadcast_to(index, (len(stamps), *array.shape)).astype(array.dtype)
             episode.append(name, stamps_ns, stamps_ns, values)
-        episode.commit({})
+        episode.end({})
     return dataset.episodes[0]
 
 
@@ -72,7 +80,7 @@ def test_a_silent_stream_is_named(tmp_path: Path, robot: RobotSpec) -> None:
     episode = record(tmp_path / "set", robot, stamps_ms)
     with pytest.raises(DatasetError, match=r"episode 0: joint/position is silent for more than 1 s at 1\.10 s"):
         aligned_episode(episode, spec)
-    assert len(aligned_episode(episode, spec, max_age_ns=2000 * MS)["action"]) == 28
+    assert len(aligned_episode(episode, spec, AlignmentConfig(max_age_s=2.0))["action"]) == 28
 
 
 def test_an_episode_that_cannot_be_aligned_is_named(tmp_path: Path, robot: RobotSpec) -> None:
@@ -107,6 +115,33 @@ def test_every_tick_has_one_window_of_its_own_episode(lengths: list[int], obs_st
     assert (batch["owner"] == batch["owner"][:, :1]).all()
     np.testing.assert_array_equal(batch["tick"], np.maximum(tick + np.arange(1 - obs_steps, 1), 0))
     np.testing.assert_array_equal(batch["action"], np.minimum(tick + np.arange(chunk_steps), last))
+
+
+def test_a_dropping_stream_leaves_ticks_out(tmp_path: Path, robot: RobotSpec) -> None:
+    stamps_ms = {"camera/scene": [0, 50, 200], "joint/position": [0], ACTION_EXECUTED: [0, 50, 100, 150, 200]}
+    episode = record(tmp_path / "set", robot, stamps_ms)
+    spec = robot.select(("camera/scene", "joint/position"))
+    config = AlignmentConfig(max_age_s=0.06, drop=("camera/scene",), hold=("joint/position",))
+    aligned = aligned_episode(episode, spec, config)
+    assert aligned["action"][:, 0].tolist() == [0, 1, 2, 4]
+    assert aligned["camera/scene"][:, 0, 0, 0].tolist() == [0, 1, 1, 2]
+    report = align_episode(episode, spec, config).report
+    assert (report.dropped, report.streams["joint/position"].held) == (1, 2)
+    with pytest.raises(ConfigError, match="unknown stream of the alignment 'camera/scene'"):
+        aligned_episode(episode, robot.select(("joint/position",)), config)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.data())
+def test_chosen_episodes_give_the_windows_that_they_give_alone(lengths: list[int], data: st.DataObject) -> None:
+    episodes = [{"x": np.arange(n) + 100 * e, "action": np.arange(n) + 100 * e} for e, n in enumerate(lengths)]
+    chosen = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
+    joined = {name: np.concatenate([episode[name] for episode in episodes]) for name in ("x", "action")}
+    some = Windows(AlignedEpisodes(joined, tuple(lengths)), 3, 4, chosen)
+    alone = Windows([episodes[i] for i in chosen], 3, 4)
+    every = np.arange(len(alone))
+    assert len(some) == len(alone)
+    for name, value in alone.batch(every).items():
+        np.testing.assert_array_equal(some.batch(every)[name], value)
 
 
 def test_windows_refuse_what_makes_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -43,8 +44,12 @@ def spec() -> RobotSpec:
     )
 
 
-def write_dataset(path: Path, spec: RobotSpec, lengths: list[int], success: bool = True) -> Path:
+Outcome = bool | None | Literal["incomplete"]
+
+
+def write_dataset(path: Path, spec: RobotSpec, lengths: list[int], success: Outcome | list[Outcome] = True) -> Path:
     """Write episodes in which the arm moves on circles, and the command leads the measurement by one tick."""
+    outcomes = success if isinstance(success, list) else [success] * len(lengths)
     rng = np.random.default_rng(0)
     with create_dataset(path, spec, "circle").writer() as writer:
         for seed, length in enumerate(lengths):
@@ -58,7 +63,11 @@ def write_dataset(path: Path, spec: RobotSpec, lengths: list[int], success: bool
             values |= {"action/executed": arm[1:], "action/requested": arm[1:]}
             for stream, data in values.items():
                 episode.append(stream, stamps, stamps, data)
-            episode.commit({"seed": seed, "success": success})
+            if outcomes[seed] == "incomplete":
+                episode.commit()
+                episode.fail("the disk was full")
+            else:
+                episode.end({"seed": seed, "success": outcomes[seed]})
     return path
 
 

@@ -8,22 +8,25 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from armature.alignment import AlignmentConfig
 from armature.cli import main as armature
-from armature.config import to_plain
+from armature.config import from_plain, to_plain
 from armature.errors import CheckpointError, ConfigError, DatasetError, InvalidValue, SpecMismatch
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from armature.testing import check_policy
+from data_collection.sampling import OutcomeWeights, SamplingConfig
 from data_collection.windows import Windows
 from policies.checkpoint import load_policy, read_document
 from policies.dataset_torch import WindowTensors, batch_indices
 from policies.presets import PRESETS
-from policies.train import parse_arguments, train
+from policies.train import load_data, parse_arguments, train
 from policies.train_config import TrainConfig
 from policies.training_state import OptimizerConfig, ema_decay, learning_rate
 
@@ -68,6 +71,64 @@ def test_stopping_and_resuming_equals_training_through(train_config, tmp_path, d
     assert weights_of(parts.out) == weights_of(through.out)
     assert losses_of(parts.out) == losses_of(through.out)
     assert training_of(parts.out)["validation_loss"] == training_of(through.out)["validation_loss"]
+
+
+def test_mapped_training_equals_training_in_memory(train_config, tmp_path):
+    memory = replace(train_config, out=tmp_path / "memory")
+    mapped = replace(train_config, out=tmp_path / "mapped", windows="mapped", cache=tmp_path / "caches")
+    train(memory)
+    train(replace(memory, out=mapped.out, stop_at_step=7))
+    train(replace(mapped, resume=True))
+    assert weights_of(mapped.out) == weights_of(memory.out)
+    assert len(list((tmp_path / "caches").iterdir())) == 1
+
+
+def test_weighted_training_resumes_exactly_and_differs_from_uniform(train_config, record, tmp_path):
+    sampling = SamplingConfig("outcome", OutcomeWeights(success=1.0, failure=0.0))
+    config = replace(train_config, dataset=record([9, 8, 7], [True, False, True]), episodes="all", steps=8)
+    weighted = replace(config, sampling=sampling, out=tmp_path / "through")
+    parts = replace(weighted, out=tmp_path / "parts")
+    train(weighted)
+    train(replace(parts, stop_at_step=3))
+    train(replace(parts, resume=True))
+    train(replace(config, out=tmp_path / "uniform"))
+    assert weights_of(parts.out) == weights_of(weighted.out) != weights_of(tmp_path / "uniform")
+    with pytest.raises(ConfigError, match="--resume: sampling is"):
+        train(replace(parts, resume=True, sampling=SamplingConfig()))
+
+
+def test_failed_and_incomplete_episodes_are_learned_from_only_when_told_to(train_config, record):
+    path = record([9, 8, 7, 6], [True, False, None, "incomplete"])
+    chosen = load_data(replace(train_config, dataset=path))[1].summary
+    assert (chosen["episodes"] + chosen["validation_episodes"], chosen["outcomes"]) == (2, {"success": 1, "unknown": 1})
+    every = load_data(replace(train_config, dataset=path, episodes="all"))[1].summary
+    assert every["outcomes"] == {"success": 1, "failure": 1, "unknown": 1, "incomplete": 1}
+
+
+def test_a_state_from_before_an_option_existed_had_its_default(train_config, monkeypatch):
+    new = ("alignment", "sampling", "windows", "cache")
+    with monkeypatch.context() as before:
+        before.setattr("policies.train.to_plain", lambda c: {n: v for n, v in to_plain(c).items() if n not in new})
+        train(replace(train_config, stop_at_step=1))
+    train(replace(train_config, resume=True, stop_at_step=2))
+    with pytest.raises(ConfigError, match="--resume: alignment is"):
+        train(replace(train_config, resume=True, alignment=AlignmentConfig(max_age_s=0.5)))
+
+
+def test_a_cache_without_mapping_is_refused(train_config, tmp_path):
+    with pytest.raises(ConfigError, match="add --windows mapped"):
+        train(replace(train_config, cache=tmp_path))
+
+
+def test_alignment_and_sampling_are_read_from_the_command_line(tmp_path):
+    arguments = ["--dataset", "d", "--out", str(tmp_path), "--preset", "tiny", "--windows", "mapped", "--cache", "c"]
+    arguments += ["--alignment.hold", "gripper/opening", "--alignment.max-ages-s", "camera/scene", "0.1"]
+    arguments += ["--sampling.mode", "advantage", "--sampling.top-k", "5", "--sampling.outcome.failure", "0"]
+    config = parse_arguments(arguments)
+    assert config.alignment == AlignmentConfig(hold=("gripper/opening",), max_ages_s={"camera/scene": 0.1})
+    assert config.sampling == SamplingConfig("advantage", OutcomeWeights(failure=0.0), top_k=5)
+    assert (config.windows, config.cache) == ("mapped", Path("c"))
+    assert from_plain(TrainConfig, to_plain(config)) == config
 
 
 def test_interrupted_training_resumes(train_config, tmp_path):
@@ -179,6 +240,10 @@ def test_every_window_is_seen_once_an_epoch_in_an_order_of_its_own():
 
     assert sorted(epoch(0)) == sorted(epoch(1)) == list(range(6))
     assert not np.array_equal(epoch(0), epoch(1))
+    weighted = [batch_indices(step, 64, 6, seed=1, cumulative=np.cumsum([0, 1, 0, 3, 0, 0])) for step in (4, 4, 5)]
+    assert set(weighted[0].tolist()) == {1, 3}
+    assert torch.equal(weighted[0], weighted[1])
+    assert not torch.equal(weighted[0], weighted[2])
     straddling = torch.cat([batch_indices(step, 2, 5, seed=1) for step in range(5)])
     assert sorted(straddling[:5].tolist()) == sorted(straddling[5:].tolist()) == list(range(5))
     assert len(batch_indices(0, 7, 3, seed=0)) == 7
