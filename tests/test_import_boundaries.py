@@ -17,6 +17,7 @@ OURS = {*ROOMS, *ROS_PACKAGES}
 JOINING = {
     "policies/dataset_torch.py",
     "sim/evaluate.py",
+    "sim/replay.py",
     *(f"policies/{p.name}" for p in ROOT.glob("policies/train*.py")),
 }
 ROS_MODULES = {

@@ -1,4 +1,4 @@
-"""Imports a foreign dataset episode by episode: an interrupted import goes on where it was, a bad source leaves nothing."""
+"""Imports a foreign dataset episode by episode: interrupted, it goes on where it was; a bad source leaves nothing."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def import_source(source: Source, path: Path, on_episode: Callable[[int], None] 
     except ArmatureError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be written: {error}; the same import goes on where it was") from error
     fs = Fs()
     fs.rename(draft, path)
     fs.sync(path.parent)
@@ -50,7 +52,7 @@ def _open_draft(source: Source, draft: Path) -> Dataset:
 
 def _copy(source: Source, dataset: Dataset, on_episode: Callable[[int], None]) -> None:
     with dataset.writer() as writer:
-        done = {episode.metadata["source_episode"] for episode in dataset.episodes if episode.is_complete}
+        done = {episode.metadata["source_episode"] for episode in dataset.episodes if episode.record.is_ended}
         for count, episode in enumerate(source.episodes, start=1):
             if episode.name not in done:
                 _copy_episode(source, episode, writer)
@@ -58,7 +60,8 @@ def _copy(source: Source, dataset: Dataset, on_episode: Callable[[int], None]) -
 
 
 def _copy_episode(source: Source, episode: SourceEpisode, writer: DatasetWriter) -> None:
-    out = writer.begin({**episode.metadata, "source_episode": episode.name})
+    clocks = {"stamp_ns": "of the source", "received_ns": "of the source"}
+    out = writer.begin({"clocks": clocks, **episode.metadata, "source_episode": episode.name})
     lengths: Counter[str] = Counter()
     for name, stamps_ns, received_ns, values in episode.blocks():
         try:

@@ -74,6 +74,7 @@ def require_plausible(what: str, shape: Sequence[int], dtype: np.dtype[Any]) -> 
 
 def fingerprint_of(source: Source) -> str:
     """Return a hash of what is imported and from where, by which an interrupted import is recognised."""
-    text = repr((str(source.path.resolve()), source.task, source.spec.fingerprint, sorted(source.encodings.items())))
+    told = (source.task, source.spec.fingerprint, sorted(source.encodings.items()), dict(source.attributes))
+    text = repr((str(source.path.resolve()), *told))
     names = "\n".join(f"{episode.name} {episode.steps}" for episode in source.episodes)
     return hashlib.sha256(f"{text}\n{names}".encode()).hexdigest()[:16]
