@@ -32,7 +32,7 @@ from rich.table import Table
 
 from armature.spec import CAMERA_SCENE, JOINT_POSITION, ActionSpec, ArraySpec, ObservationSpec, RobotSpec
 from data_collection.aligned_cache import open_cache
-from data_collection.converters import lerobot_export
+from data_collection.converters.lerobot import exporter
 from data_collection.layout import DATA, episode_folder
 from data_collection.store import Dataset, create_dataset
 from data_collection.streams import ACTION_EXECUTED
@@ -183,7 +183,7 @@ class LerobotFailed(Exception):
 
 def _lerobot(python: str, dataset: Dataset, batch: int, *, as_png: bool) -> dict[str, float]:
     target = dataset.path.with_name(f"{dataset.path.name}-lerobot-{'png' if as_png else 'plain'}")
-    lerobot_export.export(lerobot_export.ExportConfig(dataset.path, target, images=as_png))
+    exporter.export(exporter.ExportConfig(dataset.path, target, images=as_png))
     script = str(ROOT / "benchmarks" / "lerobot_reading.py")
     arguments = [str(target), str(batch), str(OBS_STEPS), str(CHUNK_STEPS)]
     done = subprocess.run([python, script, *arguments], capture_output=True, text=True, check=False, timeout=600)

@@ -20,7 +20,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from armature.errors import ConfigError, DatasetError, unknown
-from data_collection.converters.robosuite_hdf5 import Simulator, scaling_from, simulator_of
+from data_collection.converters.robomimic.robosuite import Simulator, scaling_from, simulator_of
 from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.streams import ACTION_EXECUTED
 from sim.backend import robosuite

@@ -14,16 +14,16 @@ from armature.errors import ConfigError, unknown
 from data_collection.converters.importing import import_source
 
 IMPORTERS = {
-    "diffusion-policy": "diffusion_policy",
-    "robomimic": "robomimic",
-    "lerobot": "lerobot_import",
-    "rosbag2": "rosbag2_import",
+    "diffusion-policy": "diffusion_policy.importer",
+    "robomimic": "robomimic.importer",
+    "lerobot": "lerobot.importer",
+    "rosbag2": "rosbag2.importer",
 }
 EXPORTERS = {
-    "diffusion-policy": "diffusion_policy",
-    "robomimic": "robomimic",
-    "lerobot": "lerobot_export",
-    "mcap": "mcap_export",
+    "diffusion-policy": "diffusion_policy.exporter",
+    "robomimic": "robomimic.exporter",
+    "lerobot": "lerobot.exporter",
+    "mcap": "rosbag2.exporter",
 }
 """Format to module: an importer has `ImportConfig` and `open_source(config)`, an exporter `ExportConfig` and
 `export(config, on_episode)`."""

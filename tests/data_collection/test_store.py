@@ -69,6 +69,14 @@ def test_streams_keep_their_own_rates_and_may_be_empty(dataset: Dataset) -> None
     assert episode.read("camera/scene")[2].shape == (0, 24, 32, 3)
 
 
+def test_stamps_may_lie_before_the_epoch(dataset: Dataset) -> None:
+    with dataset.writer() as writer:
+        episode = writer.begin()
+        episode.append(ACTION_EXECUTED, np.array([-5, 5]), np.array([0, 1]), np.zeros((2, 3)))
+        episode.end({})
+    assert dataset.episodes[0].read_stamps(ACTION_EXECUTED)[0].tolist() == [-5, 5]
+
+
 def test_the_arrays_open_with_zarr_alone(dataset: Dataset) -> None:
     values = write_episode(dataset, 3)
     root = zarr.open_group(dataset.path, mode="r")

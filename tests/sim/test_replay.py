@@ -11,7 +11,7 @@ import pytest
 
 from armature.errors import ArmatureError, ConfigError, DatasetError
 from data_collection.converters.importing import import_source
-from data_collection.converters.robomimic import ImportConfig, open_source
+from data_collection.converters.robomimic.importer import ImportConfig, open_source
 from data_collection.store import Dataset, create_dataset
 from data_collection.streams import ACTION_EXECUTED
 from sim.environment import make_env

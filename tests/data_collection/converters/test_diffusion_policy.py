@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from armature.errors import ArmatureError, ConfigError, DatasetError
 from armature.spec import RobotSpec
 from data_collection.cli import main as data_main
-from data_collection.converters.diffusion_policy import ExportConfig, ImportConfig, export, open_source
+from data_collection.converters.diffusion_policy.exporter import ExportConfig, export
+from data_collection.converters.diffusion_policy.importer import ImportConfig, open_source
 from data_collection.converters.importing import import_source
 from data_collection.store import Dataset, create_dataset, open_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER

@@ -16,11 +16,11 @@ from rosbags.highlevel import AnyReader
 from armature.cli import main
 from armature.errors import DatasetError
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
-from data_collection.converters import ros_messages as ros
 from data_collection.converters.importing import import_source
-from data_collection.converters.mcap_export import ExportConfig, export
-from data_collection.converters.message_types import jazzy
-from data_collection.converters.rosbag2_import import ImportConfig, open_source
+from data_collection.converters.rosbag2 import messages as ros
+from data_collection.converters.rosbag2.exporter import ExportConfig, export
+from data_collection.converters.rosbag2.importer import ImportConfig, open_source
+from data_collection.converters.rosbag2.message_types import jazzy
 from data_collection.store import Dataset, create_dataset, open_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD
 

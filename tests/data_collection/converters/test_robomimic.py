@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from armature.errors import DatasetError
 from armature.spec import RobotSpec
 from data_collection.cli import main as data_main
-from data_collection.converters import diffusion_policy
+from data_collection.converters.diffusion_policy import exporter as zarr_exporter
+from data_collection.converters.diffusion_policy import importer as zarr_importer
 from data_collection.converters.importing import import_source
-from data_collection.converters.robomimic import ExportConfig, ImportConfig, export, open_source
+from data_collection.converters.robomimic.exporter import ExportConfig, export
+from data_collection.converters.robomimic.importer import ImportConfig, open_source
 from data_collection.store import Dataset, create_dataset, open_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER
 from sim.tasks import SimConfig, robot_spec
@@ -277,9 +279,9 @@ def test_rewards_that_are_never_1_say_nothing_about_success(tmp_path: Path, file
 
 def test_what_came_from_robomimic_goes_to_diffusion_policy_and_back(tmp_path: Path, file: Path) -> None:
     dataset = imported(file, tmp_path / "dataset")
-    diffusion_policy.export(diffusion_policy.ExportConfig(dataset.path, tmp_path / "out.zarr"))
-    config = diffusion_policy.ImportConfig(tmp_path / "out.zarr", tmp_path / "back")
-    back = import_source(diffusion_policy.open_source(config), tmp_path / "back")
+    zarr_exporter.export(zarr_exporter.ExportConfig(dataset.path, tmp_path / "out.zarr"))
+    config = zarr_importer.ImportConfig(tmp_path / "out.zarr", tmp_path / "back")
+    back = import_source(zarr_importer.open_source(config), tmp_path / "back")
     assert back.spec == dataset.spec
     for a, b in zip(dataset.episodes, back.episodes, strict=True):
         for name in (*dataset.spec.observation.names, ACTION_EXECUTED, REWARD):

@@ -22,12 +22,12 @@ from rosbags.typesys import Stores, get_typestore
 
 from armature.cli import main
 from armature.errors import ConfigError, DatasetError
-from data_collection.converters import ros_messages as ros
 from data_collection.converters.importing import import_source
-from data_collection.converters.message_types import Decoder
-from data_collection.converters.rosbag2_import import EXAMPLE, ImportConfig, open_source
-from data_collection.converters.rosbag2_mapping import load_mapping
-from data_collection.converters.rosbag2_reader import describe_bag, find_bags, open_bag, read_messages
+from data_collection.converters.rosbag2 import messages as ros
+from data_collection.converters.rosbag2.importer import EXAMPLE, ImportConfig, open_source
+from data_collection.converters.rosbag2.mapping import load_mapping
+from data_collection.converters.rosbag2.message_types import Decoder
+from data_collection.converters.rosbag2.reader import describe_bag, find_bags, open_bag, read_messages
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 START_NS = 1_700_000_000_000_000_000

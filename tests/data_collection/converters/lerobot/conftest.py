@@ -16,8 +16,8 @@ import pytest
 
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
 from data_collection.converters.importing import import_source
-from data_collection.converters.lerobot_import import ImportConfig, open_source
-from data_collection.converters.video import write_video
+from data_collection.converters.lerobot.importer import ImportConfig, open_source
+from data_collection.converters.lerobot.video import write_video
 from data_collection.store import Dataset, create_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER
 

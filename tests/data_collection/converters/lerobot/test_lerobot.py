@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from armature.errors import DatasetError
-from data_collection.converters import lerobot_export
-from data_collection.converters.lerobot_export import ExportConfig, export
+from data_collection.converters.lerobot import exporter
+from data_collection.converters.lerobot.exporter import ExportConfig, export
 from data_collection.store import Dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER
 
@@ -155,7 +155,7 @@ def test_an_interrupted_export_keeps_the_episodes_that_are_done(
     bring_in(v21, tmp_path / "set")
     export(ExportConfig(tmp_path / "set", tmp_path / "whole"))
     written: list[int] = []
-    write = lerobot_export.write_episode
+    write = exporter.write_episode
 
     def interrupted(draft: Path, rows: Any, columns: Any, place: Any, *rest: Any) -> Any:
         written.append(place["episode_index"])
@@ -163,7 +163,7 @@ def test_an_interrupted_export_keeps_the_episodes_that_are_done(
             raise KeyboardInterrupt
         return write(draft, rows, columns, place, *rest)
 
-    monkeypatch.setattr(lerobot_export, "write_episode", interrupted)
+    monkeypatch.setattr(exporter, "write_episode", interrupted)
     config = ExportConfig(tmp_path / "set", tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         export(config)

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from armature.errors import DatasetError
-from data_collection.converters.lerobot_export import ExportConfig, export
-from data_collection.converters.lerobot_layout import inside
-from data_collection.converters.video import VideoFile, write_video
+from data_collection.converters.lerobot.exporter import ExportConfig, export
+from data_collection.converters.lerobot.layout import inside
+from data_collection.converters.lerobot.video import VideoFile, write_video
 from data_collection.store import Dataset
 
 Import = Callable[..., Dataset]

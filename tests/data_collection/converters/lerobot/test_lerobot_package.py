@@ -17,8 +17,8 @@ import pytest
 
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
 from data_collection.converters.importing import import_source
-from data_collection.converters.lerobot_export import ExportConfig, export
-from data_collection.converters.lerobot_import import ImportConfig, open_source
+from data_collection.converters.lerobot.exporter import ExportConfig, export
+from data_collection.converters.lerobot.importer import ImportConfig, open_source
 from data_collection.store import Dataset, create_dataset
 from data_collection.streams import ACTION_EXECUTED, REWARD
 

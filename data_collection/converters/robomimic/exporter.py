@@ -32,7 +32,7 @@ from data_collection.converters.aligned_export import (
 )
 from data_collection.converters.export_draft import export_draft
 from data_collection.converters.foreign_array import ForeignArray, Plan
-from data_collection.converters.robosuite_hdf5 import OscScaling, env_args_for, scaling_from
+from data_collection.converters.robomimic.robosuite import OscScaling, env_args_for, scaling_from
 from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER
 

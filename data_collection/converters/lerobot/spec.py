@@ -14,7 +14,7 @@ from typing import Any
 
 from armature.errors import ConfigError, DatasetError
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
-from data_collection.converters.lerobot_layout import ACTION, FLAGS, STREAM_OF_KEY, Feature, Info, inside, read_json
+from data_collection.converters.lerobot.layout import ACTION, FLAGS, STREAM_OF_KEY, Feature, Info, inside, read_json
 from data_collection.streams import stream_specs
 
 ARMATURE = "meta/armature.json"

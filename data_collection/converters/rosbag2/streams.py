@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from armature.errors import ConfigError, DatasetError, InvalidValue
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
-from data_collection.converters import ros_messages as ros
-from data_collection.converters.message_types import Decoder
-from data_collection.converters.rosbag2_mapping import BagMapping, StreamMapping, TopicMapping
-from data_collection.converters.rosbag2_reader import Bag, Message, read_messages
+from data_collection.converters.rosbag2 import messages as ros
+from data_collection.converters.rosbag2.mapping import BagMapping, StreamMapping, TopicMapping
+from data_collection.converters.rosbag2.message_types import Decoder
+from data_collection.converters.rosbag2.reader import Bag, Message, read_messages
 from data_collection.converters.source import require_plausible
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER, stream_specs
 

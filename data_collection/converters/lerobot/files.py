@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_collection.converters.lerobot_layout import (
+from data_collection.converters.lerobot.layout import (
     BOOKKEEPING,
     DATA_PATH,
     EPISODE_INDEX,
@@ -31,9 +31,9 @@ from data_collection.converters.lerobot_layout import (
     VIDEO_PATH,
     Feature,
 )
-from data_collection.converters.lerobot_rows import Column, Rows
-from data_collection.converters.lerobot_stats import PictureStats, Stats, aggregate, vector_stats
-from data_collection.converters.video import PIXEL_FORMAT, write_video
+from data_collection.converters.lerobot.rows import Column, Rows
+from data_collection.converters.lerobot.stats import PictureStats, Stats, aggregate, vector_stats
+from data_collection.converters.lerobot.video import PIXEL_FORMAT, write_video
 
 # Rows with pictures are encoded and written this many at a time.
 _GROUP_ROWS = 16

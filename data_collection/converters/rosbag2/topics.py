@@ -9,8 +9,8 @@ from typing import Any
 
 from armature.errors import DatasetError
 from armature.spec import ArraySpec, RobotSpec
-from data_collection.converters import ros_messages as ros
-from data_collection.converters.rosbag2_mapping import ActionMapping, BagMapping, PartMapping, StreamMapping
+from data_collection.converters.rosbag2 import messages as ros
+from data_collection.converters.rosbag2.mapping import ActionMapping, BagMapping, PartMapping, StreamMapping
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, stream_specs
 
 ToMessage = Callable[[Any, int], Any]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.errors import InvalidValue, unknown
-from data_collection.converters.message_types import jazzy
+from data_collection.converters.rosbag2.message_types import jazzy
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"

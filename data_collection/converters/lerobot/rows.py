@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from armature.errors import DatasetError, unknown
 from armature.spec import ArraySpec
 from data_collection.converters.aligned_export import align
-from data_collection.converters.lerobot_layout import (
+from data_collection.converters.lerobot.layout import (
     ACTION,
     CAMERA_PREFIX,
     FLAGS,

@@ -26,8 +26,8 @@ from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.reader import zstd
 
 from armature.errors import ArmatureError, DatasetError
-from data_collection.converters.mcap_limits import BYTES_MAX, check_index, check_mcap
-from data_collection.converters.rosbag2_metadata import METADATA_NAME, Metadata, read_metadata
+from data_collection.converters.rosbag2.limits import BYTES_MAX, check_index, check_mcap
+from data_collection.converters.rosbag2.metadata import METADATA_NAME, Metadata, read_metadata
 
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
 FREE_BYTES_MIN = 2_000_000_000

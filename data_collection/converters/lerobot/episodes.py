@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from armature.errors import DatasetError
-from data_collection.converters.lerobot_layout import (
+from data_collection.converters.lerobot.layout import (
     EPISODE_INDEX,
     EPISODES_FOLDER,
     EPISODES_JSONL,
@@ -23,7 +23,7 @@ from data_collection.converters.lerobot_layout import (
     inside,
     integer,
 )
-from data_collection.converters.lerobot_tables import open_table, read_columns
+from data_collection.converters.lerobot.tables import open_table, read_columns
 
 _LINE_BYTES_MAX = 1 << 20
 _EPISODES_MAX = 1_000_000

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from armature.errors import DatasetError, unknown
 from armature.spec import ArraySpec
-from data_collection.converters.lerobot_episodes import Listed, list_episodes
-from data_collection.converters.lerobot_layout import (
+from data_collection.converters.lerobot.episodes import Listed, list_episodes
+from data_collection.converters.lerobot.layout import (
     ACTION,
     BOOKKEEPING,
     DONE,
@@ -38,10 +38,10 @@ from data_collection.converters.lerobot_layout import (
     Info,
     read_info,
 )
-from data_collection.converters.lerobot_spec import Contract, read_contract
-from data_collection.converters.lerobot_tables import read_blocks, require_columns
+from data_collection.converters.lerobot.spec import Contract, read_contract
+from data_collection.converters.lerobot.tables import read_blocks, require_columns
+from data_collection.converters.lerobot.video import VideoFile
 from data_collection.converters.source import Block, Source
-from data_collection.converters.video import VideoFile
 
 # As LeRobot itself demands; above 1000 s float32 cannot tell 0.1 ms apart any more.
 _TOLERANCE_S = 1e-4

@@ -19,7 +19,7 @@ import tyro
 
 from armature.errors import ArmatureError, DatasetError
 from data_collection.converters.aligned_export import Incomplete, episodes_to_export
-from data_collection.converters.lerobot_files import (
+from data_collection.converters.lerobot.files import (
     data_file,
     episode_entry,
     video_file,
@@ -27,10 +27,10 @@ from data_collection.converters.lerobot_files import (
     write_info,
     write_lists,
 )
-from data_collection.converters.lerobot_layout import EPISODE_INDEX, INDEX, TASK_INDEX
-from data_collection.converters.lerobot_rows import Column, Rows, columns_of, names_kept
-from data_collection.converters.lerobot_spec import ARMATURE, write_contract
-from data_collection.converters.video import require_codec
+from data_collection.converters.lerobot.layout import EPISODE_INDEX, INDEX, TASK_INDEX
+from data_collection.converters.lerobot.rows import Column, Rows, columns_of, names_kept
+from data_collection.converters.lerobot.spec import ARMATURE, write_contract
+from data_collection.converters.lerobot.video import require_codec
 from data_collection.filesystem import Fs, append_line, sync_tree
 from data_collection.store import Dataset, Episode, open_dataset
 

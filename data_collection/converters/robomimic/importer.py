@@ -31,7 +31,7 @@ from data_collection.converters.foreign_array import (
     require_finite,
     require_rate,
 )
-from data_collection.converters.hdf5_reader import (
+from data_collection.converters.robomimic.hdf5_reader import (
     attributes_of,
     datasets,
     member_group,
@@ -40,12 +40,9 @@ from data_collection.converters.hdf5_reader import (
     read_blocks,
     read_names,
 )
-from data_collection.converters.robomimic_export import ExportConfig, export
-from data_collection.converters.robosuite_hdf5 import RATE_HZ, OscScaling, Simulator, osc_scaling, simulator_of
+from data_collection.converters.robomimic.robosuite import RATE_HZ, OscScaling, Simulator, osc_scaling, simulator_of
 from data_collection.converters.source import Block, Source
 from data_collection.streams import ACTION_EXECUTED, stream_specs
-
-__all__ = ["ExportConfig", "ImportConfig", "export", "open_source"]
 
 _DEMO = re.compile(r"demo_(0|[1-9][0-9]{0,8})")
 _OBS, _NEXT_OBS = "obs/", "next_obs/"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from armature.errors import DatasetError
-from data_collection.converters.lerobot_layout import Feature
+from data_collection.converters.lerobot.layout import Feature
 
 _BLOCK_BYTES = 4 << 20
 _BLOCK_ROWS_MAX = 4096

@@ -22,15 +22,15 @@ from rich.console import Console
 from armature.config import to_plain
 from armature.errors import ConfigError, DatasetError, InvalidValue
 from armature.spec import ArraySpec
-from data_collection.converters import ros_messages as ros
-from data_collection.converters.message_types import Decoder
-from data_collection.converters.rosbag2_mapping import MAPPING_NAME, BagMapping, load_mapping
-from data_collection.converters.rosbag2_reader import Bag, Message, describe_bag, find_bags, open_bag, read_messages
-from data_collection.converters.rosbag2_streams import StreamPlan, plan_streams
+from data_collection.converters.rosbag2 import messages as ros
+from data_collection.converters.rosbag2.mapping import MAPPING_NAME, BagMapping, load_mapping
+from data_collection.converters.rosbag2.message_types import Decoder
+from data_collection.converters.rosbag2.reader import Bag, Message, describe_bag, find_bags, open_bag, read_messages
+from data_collection.converters.rosbag2.streams import StreamPlan, plan_streams
 from data_collection.converters.source import Block, Source
 from data_collection.streams import ACTION_EXECUTED
 
-EXAMPLE = Path(__file__).parent / "mappings" / "bag_panda.yaml"
+EXAMPLE = Path(__file__).parents[1] / "mappings" / "bag_panda.yaml"
 EPISODE_KEY = "armature_episode"
 """Under `custom_data` of metadata.yaml: the episode's metadata as JSON, where our export wrote the bag."""
 

@@ -12,7 +12,13 @@ import tyro
 from numpy.typing import NDArray
 
 from armature.errors import DatasetError, unknown
-from data_collection.converters.diffusion_policy_export import ExportConfig, export
+from data_collection.converters.diffusion_policy.zarr_v2 import (
+    StoredArray,
+    list_arrays,
+    open_array,
+    read_attributes,
+    require_contained,
+)
 from data_collection.converters.foreign_array import (
     FloatImages,
     Plan,
@@ -25,10 +31,7 @@ from data_collection.converters.foreign_array import (
 )
 from data_collection.converters.mapping import load_mapping, mapped_plan
 from data_collection.converters.source import Block, Source
-from data_collection.converters.zarr_v2 import StoredArray, list_arrays, open_array, read_attributes, require_contained
 from data_collection.streams import ACTION_EXECUTED, stream_specs
-
-__all__ = ["ExportConfig", "ImportConfig", "export", "open_source"]
 
 EPISODE_ENDS = "episode_ends"
 _EPISODES_MAX = 10_000_000
