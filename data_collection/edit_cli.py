@@ -16,7 +16,8 @@ from data_collection.repair import repair
 from data_collection.store import open_dataset
 
 C = TypeVar("C")
-Place = Annotated[Path, tyro.conf.Positional]
+Place = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+New = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="NEW")]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class MigrateConfig:
     """Copy a dataset of an older format version into the present one."""
 
     old: Place
-    new: Place
+    new: New
 
 
 def repair_main(argv: list[str]) -> int:

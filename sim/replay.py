@@ -34,7 +34,7 @@ _CONTROLLER_KEYS = ("input_min", "input_max", "output_min", "output_max", "kp", 
 class ReplayConfig:
     """Replay imported robosuite demonstrations in robosuite and say which succeed."""
 
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """A dataset from `armature data import robomimic`."""
     by: Literal["states", "actions", "both"] = "both"
     """states: set each recorded state. actions: set the first, then execute the actions."""

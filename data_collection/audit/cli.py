@@ -35,7 +35,7 @@ STDOUT = "-"
 class AuditCommand:
     """Look for what is wrong with a dataset. Exit code 1 when there are faults, 0 otherwise."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Folder or URL of the dataset."""
     html: Path | None = None
     """Write a self-contained report here."""
@@ -57,7 +57,7 @@ class AuditCommand:
 class PlotCommand:
     """Plot the streams of one episode with their stamps and what the audit finds."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Folder or URL of the dataset."""
     episode: int
     """Number of the episode."""

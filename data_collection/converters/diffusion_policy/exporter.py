@@ -33,9 +33,9 @@ _CHUNK_ROWS_MAX = 1024
 class ExportConfig:
     """Export a dataset as a replay buffer of diffusion_policy. An interrupted export begins anew."""
 
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset."""
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """The folder to make, as demos.zarr."""
     leave_out: tuple[str, ...] = ()
     """Streams not to export."""

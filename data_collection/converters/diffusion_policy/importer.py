@@ -41,9 +41,9 @@ _EPISODES_MAX = 10_000_000
 class ImportConfig:
     """Import a replay buffer of diffusion_policy (a Zarr v2 folder; unpack a .zarr.zip first)."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """The folder, as pusht_cchi_v7_replay.zarr."""
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Where the new dataset is made."""
     mapping: str | None = None
     """What the arrays are: a YAML file, or the name of a shipped one (pusht). Without it all are kept as they are."""

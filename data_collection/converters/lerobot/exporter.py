@@ -41,9 +41,9 @@ _DONE = ".done.jsonl"
 class ExportConfig:
     """Export a dataset as LeRobotDataset v3.0. An interrupted export goes on after its last whole episode."""
 
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset."""
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """The folder to make."""
     codec: Literal["h264", "av1"] = "h264"
     """How videos are encoded; both are lossy."""

@@ -53,9 +53,9 @@ _SHOWN_MAX = 20
 class ImportConfig:
     """Import a LeRobotDataset v2.1 or v3.0."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """Folder with `meta/info.json`."""
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The new dataset."""
     episodes: tuple[int, ...] = ()
     """Only these episodes, by LeRobot's numbers; all where none is named."""

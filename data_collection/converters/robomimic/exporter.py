@@ -49,9 +49,9 @@ _METADATA = ("seed", "success", "outcome", "operator", "prompt", "termination")
 class ExportConfig:
     """Export a dataset as one HDF5 file for robomimic. An interrupted export begins anew: HDF5 has no commit."""
 
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset."""
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """The file to make, as demos.hdf5."""
     leave_out: tuple[str, ...] = ()
     """Streams not to export."""

@@ -55,9 +55,9 @@ Layout = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 class ImportConfig:
     """Import demonstrations of robomimic or robosuite from an HDF5 file."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """The file, as low_dim.hdf5 or demo.hdf5."""
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """Where the new dataset is made."""
     action: Literal["raw", "tcp_delta"] = "raw"
     """raw: the controller's inputs, unchanged. tcp_delta: displacements [m, rad] and gripper opening [m] of a Panda."""

@@ -37,9 +37,9 @@ DONE_NAME = ".done"
 class ExportConfig:
     """Export a dataset as rosbag2 recordings with mcap storage."""
 
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The dataset."""
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """The new folder."""
     episode: int | None = None
     """Export only the episode of this number."""

@@ -43,9 +43,9 @@ _RESTORED = (*_STRINGS, "success", "seed", "calibration", "counts")
 class ImportConfig:
     """Import rosbag2 recordings, one episode per bag."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A bag's folder, a single .mcap or .db3 file, or a folder of either."""
-    dataset: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """The new dataset."""
     mapping: Path | None = None
     """YAML file: which topics become which streams. Default: mapping.yaml in the source; without it, the topics are
