@@ -53,16 +53,19 @@ Measure = Callable[[bool], tuple[list[Criterion], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class _Arguments:
+class Arguments:
+    """What every benchmark takes; one with arguments of its own extends it."""
+
     json: Path | None = None
     """Where to write the result; not written when left out."""
     quick: bool = False
     """Measure for a short time: for a look, not for a figure to quote."""
 
 
-def main(name: str, measure: Measure) -> int:
+def main(name: str, measure: Measure, arguments: Arguments | None = None) -> int:
     """Measure, print the table, write the JSON file; return 0 only when every criterion is met."""
-    arguments = tyro.cli(_Arguments, prog=f"benchmarks/{name}.py")
+    if arguments is None:
+        arguments = tyro.cli(Arguments, prog=f"benchmarks/{name}.py")
     console = Console()
     # What others do on this machine meanwhile belongs to the figures.
     busy_percent = psutil.cpu_percent(interval=1.0)

@@ -53,7 +53,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
 
 def parse_log(data: bytes) -> CommitLog:
     """Read the log's bytes; damaged lines are skipped and named."""
-    whole = data[: data.rfind(b"\n") + 1]
+    whole = _without_torn_line(data)
     entries, problems = list[dict[str, Any]](), list[str]()
     for number, line in enumerate(whole.splitlines(keepends=True)):
         try:
@@ -81,9 +81,16 @@ def _check(entry: Any) -> None:
 
 
 def _is_extent(extent: dict[str, Any]) -> bool:
-    keys = ("length", "first_ns", "last_ns") if extent.get("length") else ("length",)
-    return all(_is_count(extent.get(key)) for key in keys)
+    stamps = [extent.get(key) for key in ("first_ns", "last_ns")] if extent.get("length") else []
+    return _is_count(extent.get("length")) and all(isinstance(stamp_ns, int) for stamp_ns in stamps)
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and value >= 0
+
+
+def _without_torn_line(data: bytes) -> bytes:
+    """Cut what a crash has left of a line: its beginning, or its end behind zeros where the beginning did not come."""
+    whole = data[: data.rfind(b"\n") + 1]
+    last = whole.rfind(b"\n", 0, -1) + 1
+    return whole[:last] if b"\0" in whole[last:] else whole

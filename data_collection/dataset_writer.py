@@ -6,6 +6,8 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from data_collection.writer_lock import WriterLock
 
 DEFAULTS: dict[str, Any] = {
     "prompt": "", "seed": None, "success": None, "operator": "", "outcome": "", "termination": "", "calibration": None,
+    "clocks": {"stamp_ns": "of the source", "received_ns": "CLOCK_MONOTONIC of the recorder"},
 }  # fmt: skip
 
 
@@ -38,16 +41,16 @@ class DatasetWriter:
         self.streams: dict[str, ArraySpec] = stream_specs(spec)
         self.encodings = encodings
         self._defaults = DEFAULTS | {"task": task}
-        self._provenance = {
-            "spec_fingerprint": spec.fingerprint, "versions": _versions(),
-            "clocks": {"stamp_ns": "of the source", "received_ns": "CLOCK_MONOTONIC of the recorder"},
-        }  # fmt: skip
+        self._provenance = {"spec_fingerprint": spec.fingerprint, "versions": _versions()}
         self._current: EpisodeWriter | None = None
         self._is_trustworthy = True
         self._lock = WriterLock(path)
         self._identity = _identity(path)
         try:
             self._recover()
+        except OSError as error:
+            self._lock.release()
+            raise DatasetError(f"{path}: cannot be written to: {error}") from error
         except BaseException:
             self._lock.release()
             raise
@@ -99,8 +102,16 @@ class DatasetWriter:
             entry["metadata"] = {"ended_utc": _now_utc()} | entry["metadata"]
         # After a failed fsync nothing may be retried: the kernel has dropped the page, and a second try would pass.
         self._is_trustworthy = False
-        append_line(self.fs, self.path / LOG_NAME, commit_log.encode_line({**entry, LINE: self._next_line}))
+        line = commit_log.encode_line({**entry, LINE: self._next_line})
+        try:
+            append_line(self.fs, self.path / LOG_NAME, line)
+        except OSError:
+            # It could still be read, until the power goes: no reader and no later writer may build on it.
+            with suppress(OSError):
+                self.fs.truncate(self.path / LOG_NAME, self._log_bytes)
+            raise
         self._next_line += 1
+        self._log_bytes += len(line)
         self._is_trustworthy = True
 
     def forget(self) -> None:
@@ -120,6 +131,9 @@ class DatasetWriter:
         try:
             return EpisodeWriter(self, index, metadata)
         except OSError as error:
+            # Nothing of it may be in the way of the next attempt.
+            with suppress(OSError):
+                self.fs.remove_tree(episode_folder(self.path, index))
             raise DatasetError(f"{self.path}: episode {index} cannot be begun: {error}") from error
 
     def _require_closed(self, index: int) -> None:
@@ -141,7 +155,7 @@ class DatasetWriter:
         if len(data) > len(log.whole):
             self.fs.truncate(file, len(log.whole))
             self.fs.sync(file)
-        self._next_line = log.next_line
+        self._next_line, self._log_bytes = log.next_line, len(log.whole)
         records = history.replay(log.entries)
         for record in records.values():
             if not record.is_ended:
@@ -167,6 +181,7 @@ def _now_utc() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+@cache
 def _versions() -> dict[str, str]:
     packages_of = {"armature": "armature-robot-learning", "numpy": "numpy", "zarr": "zarr"}
     return {"python": platform.python_version()} | {name: _version(package) for name, package in packages_of.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from armature.errors import DatasetError, unknown
 from armature.spec import ArraySpec
 from data_collection.filesystem import Fs, sync_tree
-from data_collection.history import BEGIN, DISCARD, END, INCOMPLETE, ROWS, Extent
+from data_collection.history import BEGIN, DISCARD, END, INCOMPLETE, ROWS, EpisodeRecord, Extent
 from data_collection.layout import ZARR_JSON, Encoding, episode_folder, group_document
+from data_collection.recovery import close_arrays
 from data_collection.stream_writer import StreamWriter
 
 
@@ -102,13 +104,19 @@ class EpisodeWriter:
         try:
             self._finish()
         except OSError as error:
-            self.fail(f"could not be written: {error}")
+            # Where the log refuses too, the next writer closes the episode.
+            with suppress(OSError, DatasetError):
+                self.fail(f"could not be written: {error}")
             raise
         self._close(metadata)
 
     def fail(self, reason: str, metadata: Mapping[str, Any] | None = None) -> None:
-        """Close the episode as incomplete, with what counts already; without anything that counts, discard it."""
+        """Close the episode as incomplete, with what counts already; without anything that counts, discard it.
+
+        Raises OSError when the disk refuses: the next writer of the dataset then closes it.
+        """
         if self._committed:
+            self._tidy()
             self._close({**(metadata or {}), "outcome": INCOMPLETE, "success": None, "termination": reason})
         else:
             self.discard()
@@ -125,6 +133,17 @@ class EpisodeWriter:
         self.commit()
         self._guarded(lambda: [stream.finish() for stream in self._streams.values()])
         self._sync_folders(self._streams)
+
+    def _tidy(self) -> None:
+        """Leave on disk what counts and no more, for readers that do not know the log."""
+        self._require_open()
+        record = EpisodeRecord(self.index, streams=self._committed)
+        try:
+            close_arrays(self._fs, self._folder, record, self._log.streams, self._log.encodings)
+        except OSError:
+            self._is_open = False
+            self._log.forget()
+            raise
 
     def _bring_to_disk(self, streams: Mapping[str, StreamWriter]) -> None:
         self._guarded(lambda: [stream.flush() for stream in streams.values()])

@@ -57,6 +57,13 @@ class Fs:
         return shutil.disk_usage(path).free
 
 
+def make_parents(fs: Fs, path: Path) -> None:
+    """Create the folders above `path` that are missing, and make their names safe."""
+    for folder in [parent for parent in reversed(path.parents) if not parent.exists()]:
+        fs.make_folder(folder)
+        fs.sync(folder.parent)
+
+
 def replace_file(fs: Fs, path: Path, data: bytes) -> None:
     """Put `data` at `path`, wholly or not at all; its name is safe once the folder was synced."""
     partial = path.with_name(path.name + PARTIAL)

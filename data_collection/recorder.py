@@ -163,7 +163,10 @@ class Recorder:
                 metadata = {"outcome": INCOMPLETE, "success": None, "termination": "recorder stopped"}
                 self._close(self._finish(), metadata)
         finally:
-            self._writer.close()
+            # Still there: a second Ctrl-C came in while its thread was writing. Then the dataset stays locked until
+            # the thread has gone with the process, or until `close` is called again.
+            if self._take is None:
+                self._writer.close()
 
     def _close(self, take: Take, metadata: dict[str, Any]) -> None:
         """Close the episode of a take that is finished; raise DatasetError where the disk failed, now or before."""

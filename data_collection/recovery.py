@@ -24,11 +24,16 @@ def close_arrays(
     fs: Fs, folder: Path, record: EpisodeRecord, streams: Mapping[str, ArraySpec], encodings: Mapping[str, Encoding]
 ) -> None:
     """Let the Zarr metadata of an episode say what counts, and remove the blocks behind that."""
+    arrays = list[tuple[Path, ArrayLayout, int]]()
     for name, spec in streams.items():
         length = record.streams.get(name, empty_extent())["length"]
-        layouts = {DATA: data_layout(spec, encodings.get(name, "lossless")), STAMPS: STAMPS_LAYOUT}
-        for array, layout in layouts.items():
-            _close_array(fs, folder / name / array, layout, length)
+        data = data_layout(spec, encodings.get(name, "lossless"))
+        arrays += [(folder / name / DATA, data, length), (folder / name / STAMPS, STAMPS_LAYOUT, length)]
+    # Everything is removed first: what follows needs a little room, and the disk may be full.
+    for array in arrays:
+        _remove_surplus(fs, *array)
+    for array in arrays:
+        _write_length(fs, *array)
 
 
 def sweep(fs: Fs, episodes: Path, kept: Iterable[int]) -> None:
@@ -39,10 +44,15 @@ def sweep(fs: Fs, episodes: Path, kept: Iterable[int]) -> None:
             fs.remove_tree(folder)
 
 
-def _close_array(fs: Fs, folder: Path, layout: ArrayLayout, length: int) -> None:
+def _remove_surplus(fs: Fs, folder: Path, layout: ArrayLayout, length: int) -> None:
     valid = {layout.file_name(k) for k in range(-(-length // layout.rows))} | {ZARR_JSON}
     for file in sorted(folder.iterdir()):
         if file.name not in valid:
             fs.remove(file)
-    replace_file(fs, folder / ZARR_JSON, array_document(layout, length))
+
+
+def _write_length(fs: Fs, folder: Path, layout: ArrayLayout, length: int) -> None:
+    file, document = folder / ZARR_JSON, array_document(layout, length)
+    if not file.exists() or file.read_bytes() != document:
+        replace_file(fs, file, document)
     fs.sync(folder)

@@ -18,7 +18,7 @@ from data_collection.commit_log import LOG_NAME
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.episode import Episode
 from data_collection.files import Files, LocalFiles, is_url, open_files
-from data_collection.filesystem import Fs, sync_tree
+from data_collection.filesystem import Fs, make_parents, sync_tree
 from data_collection.layout import EPISODES, ZARR_JSON, Encoding, data_layout, group_document
 from data_collection.streams import stream_specs
 
@@ -109,7 +109,6 @@ def create_dataset(
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "task": task, "spec": spec.to_json(),
                "encodings": encodings, "attributes": attributes}  # fmt: skip
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write_empty(fs or Fs(), draft, path, content)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -154,6 +153,9 @@ def _check_streams(spec: RobotSpec, encodings: Mapping[str, Encoding]) -> None:
 
 
 def _write_empty(fs: Fs, draft: Path, path: Path, attributes: dict[str, Any]) -> None:
+    make_parents(fs, draft)
+    if draft.exists():  # of a process of our number that died; in a container every one has the same
+        fs.remove_tree(draft)
     fs.make_folder(draft)
     fs.make_folder(draft / EPISODES)
     fs.write(draft / ZARR_JSON, group_document(attributes))

@@ -124,9 +124,10 @@ class Take:
             item = self._queue.get(max(0.0, next_commit_s - time.monotonic()))
             if item is not None:
                 self._write(*item)
-            if time.monotonic() >= next_commit_s or self._queue.is_done:
+            if time.monotonic() >= next_commit_s:
                 self._commit()
                 next_commit_s = time.monotonic() + self._commit_period_s
+        self._commit()
 
     def _write(self, stream: str, sample: Sample) -> None:
         try:
@@ -155,9 +156,16 @@ class Take:
             for name, length in committed.items():
                 self._counts[name].committed = length
         if committed:
-            self._on_commit(committed)
-        if shortage:
+            self._tell(committed)
+        if shortage and not self.fault:
             self._fail(shortage)
+
+    def _tell(self, committed: Mapping[str, int]) -> None:
+        try:
+            self._on_commit(committed)
+        except Exception as error:
+            # Whoever listens must not end this thread: the streams must go on being counted.
+            self._fail(f"what was committed could not be told: {error}")
 
     def _fail(self, reason: str) -> None:
         """Take no further sample; what is not committed will not be, and is counted as dropped."""
