@@ -38,7 +38,7 @@ class DatasetWriter:
     ) -> None:
         self.path = path
         self.fs = Fs() if fs is None else fs
-        self.streams: dict[str, ArraySpec] = stream_specs(spec)
+        self.streams: Mapping[str, ArraySpec] = stream_specs(spec)
         self.encodings = encodings
         self._defaults = DEFAULTS | {"task": task}
         self._provenance = {"spec_fingerprint": spec.fingerprint, "versions": _versions()}

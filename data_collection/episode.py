@@ -89,10 +89,12 @@ class Episode:
 
         Raises DatasetError naming episode and stream where the files are not what was committed.
         """
-        array = self._array(stream)
-        parts = [part for _, _, part in self.blocks(stream)]
-        data = np.concatenate(parts) if parts else np.empty((0, *array.shape), array.dtype)
-        return *self.read_stamps(stream), data
+        parts = list(zip(*self.blocks(stream), strict=True))
+        if not parts:
+            array = self._array(stream)
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, *array.shape), array.dtype)
+        stamps_ns, received_ns, data = map(np.concatenate, parts)
+        return stamps_ns, received_ns, data
 
     def read_stamps(self, stream: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return stamps (N,) [ns] and receive times (N,) [ns, steady clock]."""

@@ -25,7 +25,7 @@ class Log(Protocol):
 
     fs: Fs
     path: Path
-    streams: dict[str, ArraySpec]
+    streams: Mapping[str, ArraySpec]
     encodings: Mapping[str, Encoding]
 
     def append(self, entry: dict[str, Any]) -> None:

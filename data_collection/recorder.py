@@ -144,6 +144,8 @@ class Recorder:
         try:
             if not take.fault:
                 take.writer.discard()
+            elif take.is_in_doubt:
+                raise OSError("the log is in doubt; the next recorder closes it as incomplete, then it can be dropped")
             elif take.writer.committed:
                 self._writer.drop(take.writer.index)
         except OSError as error:

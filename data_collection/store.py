@@ -41,7 +41,7 @@ class Dataset:
     files: Files = field(kw_only=True)
 
     @property
-    def streams(self) -> dict[str, ArraySpec]:
+    def streams(self) -> Mapping[str, ArraySpec]:
         """Return what every episode may hold, by name."""
         return stream_specs(self.spec)
 

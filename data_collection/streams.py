@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -28,7 +31,8 @@ SAMPLE_BYTES_MAX = 256 << 20
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
 
 
-def stream_specs(spec: RobotSpec) -> dict[str, ArraySpec]:
+@lru_cache(maxsize=64)
+def stream_specs(spec: RobotSpec) -> Mapping[str, ArraySpec]:
     """Return the streams recorded of a robot by name; raise DatasetError on a name that cannot be a folder."""
     actions = [_action_array(name, spec.action) for name in (ACTION_EXECUTED, ACTION_REQUESTED)]
     arrays = [*spec.observation, *actions, _TAKEOVER_ARRAY, _REWARD_ARRAY]
@@ -40,7 +44,7 @@ def stream_specs(spec: RobotSpec) -> dict[str, ArraySpec]:
             )
         if not _NAME.fullmatch(array.name):
             raise DatasetError(f"stream name {array.name!r}: allowed are a-z, 0-9, _ and single slashes")
-    return {array.name: array for array in arrays}
+    return MappingProxyType({array.name: array for array in arrays})
 
 
 def _action_array(name: str, action: ActionSpec) -> ArraySpec:

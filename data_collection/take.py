@@ -148,13 +148,13 @@ class Take:
             return
         try:
             committed = self.writer.commit()
+            with self._lock:
+                for name, length in committed.items():
+                    self._counts[name].committed = length
             shortage = self._disk.shortage(self.writer.written_bytes)
         except Exception as error:
             self._fail(f"writing failed: {error}")
             return
-        with self._lock:
-            for name, length in committed.items():
-                self._counts[name].committed = length
         if committed:
             self._tell(committed)
         if shortage and not self.fault:

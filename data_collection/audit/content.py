@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +61,8 @@ def frozen_vector(
 ) -> Iterator[Finding]:
     """Find where a vector stood still while the robot moved.
 
-    Only a stream that otherwise changes as the robot moves can freeze: a gripper cannot. And an object lies still until
-    it is pushed: unless the stream `must_move` with the robot, the end of a freeze shows by a leap over what it missed.
+    Only a stream that otherwise changes as the robot moves can freeze: a gripper cannot. An object lies still between
+    two pushes: unless the stream `must_move` with the robot, only stillness between motion and a leap is worth a note.
     """
     moving = motion.is_moving(trace.stamps_ns, config.moving_fraction)
     repeats = trace.repeats
@@ -74,14 +75,17 @@ def frozen_vector(
     if elsewhere.sum() < COUPLED_SAMPLES or repeats[elsewhere].mean() > 1 - COUPLED_FRACTION:
         return
     for first, last in stretches:
-        if must_move or _leaps_after(trace, last):
-            yield _frozen(episode, stream, trace.stamps_ns, first, last, span, config)
+        if must_move or _is_torn_out_of_motion(trace, first, last):
+            found = _frozen(episode, stream, trace.stamps_ns, first, last, span, config)
+            yield found if must_move else replace(found, kind="still")
 
 
-def _leaps_after(trace: VectorTrace, last: int) -> bool:
+def _is_torn_out_of_motion(trace: VectorTrace, first: int, last: int) -> bool:
+    """Tell whether the stream moved before it stood still, and leaps over what it missed when it goes on."""
     values = trace.values.astype(np.float64)
     steps = np.linalg.norm(np.diff(values, axis=0) / np.maximum(np.ptp(values, axis=0), RANGE_MIN), axis=1)
-    return last < len(steps) and steps[last] > LEAP * np.percentile(steps[steps > 0], 90)
+    large = np.percentile(steps[steps > 0], 90)
+    return last < len(steps) and steps[last] > LEAP * large and steps[: first - 1].max(initial=0) > large / LEAP
 
 
 def _moving_s(stamps_ns: NDArray[np.int64], moving: NDArray[np.bool_], first: int, last: int) -> float:

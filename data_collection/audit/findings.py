@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "idle": ("note", "the robot stood still"),
     "outcome": ("note", "nobody said whether an episode succeeded"),
     "incomplete": ("note", "the recorder died before the episode ended; what it committed is kept"),
+    "still": ("note", "a vector that stood still between motion and a leap while the robot moved"),
     "twin": ("note", "the same commands as in an earlier episode"),
 }
 """Kind to severity and meaning. Faults say that a recording is not what happened; notes describe what happened."""

@@ -24,7 +24,7 @@ def dataset(tmp_path: Path, robot: RobotSpec) -> Dataset:
             episode, stamps = writer.begin(), np.arange(len(column))
             episode.append("joint/position", stamps, stamps, np.array([[x, -x] for x in column], np.float32))
             episode.append(ACTION_EXECUTED, stamps, stamps, np.array([[10 * x, 0, 0] for x in column]))
-            episode.commit({})
+            episode.end({})
     return dataset
 
 

@@ -143,7 +143,7 @@ def test_a_frozen_vector_shows_by_its_leap_but_a_gripper_may_rest(audit_of, clea
     stamps_ns, values = clean[TCP]
     stuck = values.copy()
     stuck[200:300] = stuck[199]
-    assert summary(audit_of({TCP: (stamps_ns, stuck)})) == [(TCP, "frozen", 2.0)]
+    assert summary(audit_of({TCP: (stamps_ns, stuck)})) == [(TCP, "still", 2.0)]
 
 
 @pytest.mark.parametrize(("first", "kinds"), [(0, ["frozen"]), (60, ["frozen"])], ids=["throughout", "to the end"])
