@@ -43,7 +43,7 @@ def write_episode(dataset: Dataset, seed: int, *, success: bool) -> None:
         episode = writer.begin()
         for name, data in values.items():
             episode.append(name, stamps_ns, stamps_ns, data)
-        episode.commit({"seed": seed, "success": success})
+        episode.end({"seed": seed, "success": success})
 
 
 def outcome(seed: int, *, success: bool) -> EpisodeOutcome:

@@ -17,7 +17,8 @@ from armature_ros.demo_graph import SAME_PICTURES
 from armature_ros.episodes import EpisodeDriver, EpisodeOutcome
 from armature_ros.graph import ONE_THREAD, GraphConfig, make_graph
 from armature_ros.up import RunningGraph
-from data_collection.store import Dataset, open_dataset
+from data_collection.store import Dataset, Episode, open_dataset
+from data_collection.streams import REWARD, TAKEOVER
 from policies.checkpoint import load_policy
 from sim.defaults import default_scheduler, panda_limits
 from sim.environment import make_env
@@ -38,6 +39,11 @@ class Run:
 
     outcomes: list[EpisodeOutcome]
     dataset: Dataset
+
+    @property
+    def complete(self) -> list[Episode]:
+        """The episodes that were brought to their end."""
+        return [episode for episode in self.dataset.episodes if episode.is_complete]
 
 
 def run_graph(config: GraphConfig, environment: dict[str, str], episodes: int) -> Run:
@@ -72,27 +78,27 @@ def expert_run(module_environment: dict[str, str], tmp_path_factory: pytest.Temp
 def test_expert_sends_the_same_commands_with_and_without_ros(expert_run: Run) -> None:
     expected = rollouts(make_expert(STATE_ONLY), SEEDS)
     assert [outcome.result["seed"] for outcome in expert_run.outcomes] == list(SEEDS)
-    for episode, outcome, result in zip(expert_run.dataset.episodes, expert_run.outcomes, expected, strict=True):
+    for episode, outcome, result in zip(expert_run.complete, expert_run.outcomes, expected, strict=True):
         commands = episode.read("action/executed")[2]
         assert np.array_equal(commands, result.commands)
         assert (outcome.result["success"], outcome.result["steps"]) == (result.success, result.steps)
 
 
 def test_every_published_sample_is_recorded(expert_run: Run) -> None:
-    for episode, outcome in zip(expert_run.dataset.episodes, expert_run.outcomes, strict=True):
+    for episode, outcome in zip(expert_run.complete, expert_run.outcomes, strict=True):
         published = outcome.result["published"]
         assert outcome.recorded is not None
-        assert set(published) == set(episode.streams)
-        assert {name: episode.length(name) for name in episode.streams} == published
-        assert {name: (c["recorded"], c["dropped"]) for name, c in outcome.recorded["counts"].items()} == {
+        assert set(published) == set(episode.streams) - {TAKEOVER}
+        assert {name: episode.length(name) for name in episode.streams} == {**published, TAKEOVER: 0}
+        assert {name: (c["committed"], c["dropped"]) for name, c in outcome.recorded["counts"].items()} == {
             name: (count, {}) for name, count in published.items()
         }
 
 
 def test_streams_are_stamped_with_the_ticks_of_their_episode(expert_run: Run) -> None:
     ends_ns = [-1]
-    for episode in expert_run.dataset.episodes:
-        stamps = {name: episode.read(name)[0] for name in episode.streams}
+    for episode in expert_run.complete:
+        stamps = {name: episode.read(name)[0] for name in episode.streams if name != TAKEOVER}
         ticks = stamps["action/executed"]
         assert set(np.diff(ticks)) == {50_000_000}
         assert all(np.array_equal(stamp, ticks) for stamp in stamps.values())
@@ -100,9 +106,16 @@ def test_streams_are_stamped_with_the_ticks_of_their_episode(expert_run: Run) ->
         ends_ns.append(ticks[-1])
 
 
-def test_episode_that_was_cut_off_leaves_the_committed_ones_readable(expert_run: Run) -> None:
-    assert len(expert_run.dataset.episodes) == len(SEEDS)
-    assert [episode.metadata["seed"] for episode in expert_run.dataset.episodes] == list(SEEDS)
+def test_reward_is_one_at_the_command_that_succeeded(expert_run: Run) -> None:
+    for episode, outcome in zip(expert_run.complete, expert_run.outcomes, strict=True):
+        rewards = episode.read(REWARD)[2][:, 0]
+        assert rewards[-1] == outcome.result["success"]
+        assert not rewards[:-1].any()
+
+
+def test_episode_that_was_cut_off_is_kept_as_incomplete(expert_run: Run) -> None:
+    assert [episode.metadata["seed"] for episode in expert_run.complete] == list(SEEDS)
+    assert [episode.is_complete for episode in expert_run.dataset.episodes[len(SEEDS) :]] in ([], [False])
     with expert_run.dataset.writer():
         pass
 

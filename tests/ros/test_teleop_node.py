@@ -98,6 +98,10 @@ class Arm:
         self._node.create_subscription(
             JointTrajectory, "chunk", lambda m: self.chunks.append(action_from_msg(m, self._labels)), reliable_qos()
         )
+        self.engaged: list[float] = []
+        self._node.create_subscription(
+            JointState, "control/takeover", lambda m: self.engaged.append(m.position[m.name.index("engaged")]), 10
+        )
         self._node.create_timer(0.02, self._publish)
         self.is_silent = False
 
@@ -153,6 +157,7 @@ def test_node_publishes_while_it_knows_the_arm_and_moves_by_keys(
     keys, _ = terminal
     arm.spin_until(lambda: len(arm.chunks) > 5)
     assert np.allclose(arm.chunks[-1], HOME)
+    arm.spin_until(lambda: arm.engaged[-1:] == [1.0])
     for _ in range(5):
         os.write(keys, b"4\x1b[A")
         arm.spin_for(0.05)
@@ -170,6 +175,7 @@ def test_node_publishes_while_it_knows_the_arm_and_moves_by_keys(
     heard = len(arm.chunks)
     arm.spin_for(0.3)
     assert len(arm.chunks) == heard
+    assert arm.engaged[-1] == 0.0
 
 
 @pytest.mark.ros

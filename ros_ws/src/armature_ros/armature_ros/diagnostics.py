@@ -51,7 +51,10 @@ class Diagnostics:
     """Publishes one status per stream of a node at 1 Hz."""
 
     def __init__(self, node: Node, report: Callable[[], Mapping[str, Mapping[str, str]]]) -> None:
-        """`report` returns, by stream, the figures to publish; a figure `fault` that is not empty makes a warning."""
+        """`report` returns, by stream, the figures to publish.
+
+        A figure `fault` that is not empty makes a warning, a figure `error` an error.
+        """
         self._name = node.get_name()
         self._clock = node.get_clock()
         self._report = report
@@ -64,10 +67,11 @@ class Diagnostics:
         self._publisher.publish(message)
 
     def _status(self, stream: str, values: Mapping[str, str]) -> DiagnosticStatus:
-        fault = values.get("fault", "")
+        error, fault = values.get("error", ""), values.get("fault", "")
+        level = DiagnosticStatus.WARN if fault else DiagnosticStatus.OK
         return DiagnosticStatus(
-            level=DiagnosticStatus.WARN if fault else DiagnosticStatus.OK,
+            level=DiagnosticStatus.ERROR if error else level,
             name=f"{self._name}: {stream}",
-            message=fault or "ok",
+            message=error or fault or "ok",
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )

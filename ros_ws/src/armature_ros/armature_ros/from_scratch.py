@@ -59,10 +59,11 @@ def make_checkpoint(config: ScratchConfig, out: Path, console: Console, watch: S
     with watch.phase("training"):
         train(dataset, out / "training", config)
     recorded = open_dataset(dataset)
+    episodes = [episode for episode in recorded.episodes if episode.is_complete]
     return {
         "checkpoint": str(out / "training" / "checkpoint"),
-        "demonstrations": len(recorded.episodes),
-        "demonstration_steps": sum(episode.steps for episode in recorded.episodes),
+        "demonstrations": len(episodes),
+        "demonstration_steps": sum(episode.steps for episode in episodes),
         "dataset_fingerprint": recorded.fingerprint,
         "preset": config.preset,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 FASTDDS_PROFILE = Path(__file__).with_name("fastdds.xml")
@@ -23,12 +22,12 @@ def single_host_environment() -> dict[str, str]:
 
 def latched_qos(depth: int = 1) -> QoSProfile:
     """Reliable, and kept for those who come later: announcements, and what the recorder must not miss."""
-    return _profile(depth, reliable=True, latched=True)
+    return stream_qos(depth, reliable=True, latched=True)
 
 
 def reliable_qos(depth: int = 10) -> QoSProfile:
     """Reliable and not kept: commands and chunks."""
-    return _profile(depth, reliable=True, latched=False)
+    return stream_qos(depth, reliable=True, latched=False)
 
 
 def published_stream_qos(*, lockstep: bool) -> QoSProfile:
@@ -37,30 +36,16 @@ def published_stream_qos(*, lockstep: bool) -> QoSProfile:
     In lockstep nothing may be lost, not even to a subscriber that is matched after the first tick: both sides wait for
     each other. In real time a late subscriber wants what comes next.
     """
-    return _profile(10, reliable=True, latched=lockstep)
+    return stream_qos(10, reliable=True, latched=lockstep)
 
 
 def newest_stream_qos(*, lockstep: bool) -> QoSProfile:
     """Return the profile of a subscriber that wants the newest sample; best effort matches every driver."""
-    return _profile(10, reliable=True, latched=True) if lockstep else _profile(1, reliable=False, latched=False)
+    return stream_qos(10, reliable=True, latched=True) if lockstep else stream_qos(1, reliable=False, latched=False)
 
 
-def recorded_stream_qos(node: Node, topic: str, depth: int = 100) -> QoSProfile | None:
-    """Return the strictest profile that all present publishers of `topic` offer, or None while there is none.
-
-    A reliable request towards a best-effort publisher gets nothing at all, nor does a latched one towards a volatile.
-    """
-    offers = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
-    if not offers:
-        return None
-    return _profile(
-        depth,
-        reliable=all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers),
-        latched=all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers),
-    )
-
-
-def _profile(depth: int, *, reliable: bool, latched: bool) -> QoSProfile:
+def stream_qos(depth: int, *, reliable: bool, latched: bool) -> QoSProfile:
+    """Return the profile that keeps the last `depth` messages."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,

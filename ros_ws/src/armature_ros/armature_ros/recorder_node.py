@@ -1,45 +1,38 @@
-"""Records every stream of the robot and what was sent to it, episode by episode, into a dataset."""
+"""Records every stream of the robot and what was sent to it, episode by episode, into a dataset.
+
+Whatever fails here, the graph goes on: a full queue drops and counts, a full disk ends the episode, and the exit code
+tells at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+import rclpy
+from rclpy.executors import Executor
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
 from armature.errors import ArmatureError, ConfigError
-from armature.spec import RobotSpec, differences
-from armature_ros.conversions import Episode
+from armature_ros.conversions import NS_PER_S, Episode
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
-from armature_ros.robot import RobotConfig, load_robot_spec
-from armature_ros.spin import run
-from armature_ros.stream_reader import StreamReader, Window
-from armature_ros.streams import StreamConfig
-from data_collection.recorder import EpisodeSummary, Recorder
-from data_collection.store import Dataset, create_dataset, open_dataset
+from armature_ros.recorded_topics import recorded_topics
+from armature_ros.recorder_config import RecorderNodeConfig, open_for_recording
+from armature_ros.recorder_counts import merged_counts, plain_counts, stream_report
+from armature_ros.robot import load_robot_spec
+from armature_ros.spin import EXIT_FAULT, StopRequest, run
+from armature_ros.stream_reader import ALL_TIME_NS, StreamReader, Window
+from data_collection.recorder import Recorder
 
 QUIET_S = 0.3
-
-
-@dataclass(frozen=True)
-class RecorderNodeConfig:
-    """Parameters of `recorder_node`."""
-
-    streams: dict[str, StreamConfig]
-    dataset: str
-    """Folder; created when there is none."""
-    robot: RobotConfig = field(default_factory=RobotConfig)
-    operator: str = ""
-    queue_mb: int = 256
-    """How much may wait for the disk before samples are dropped and counted [MB]."""
-    drain_timeout_s: float = 5.0
-    """How long `~/end` waits for samples that were published and have not arrived."""
+# So far ahead an episode begins that no sample of it can come before the reader waits for it.
+START_MARGIN_NS = 50_000_000
+# A simulator in lockstep counts from zero: its stamps are years away from the clock.
+_SIMULATED_AGE_NS = 86_400 * NS_PER_S
 
 
 class RecorderNode(Node):
@@ -49,21 +42,51 @@ class RecorderNode(Node):
         super().__init__("recorder_node", automatically_declare_parameters_from_overrides=True)
         self.config = load_config(self, RecorderNodeConfig)
         spec = load_robot_spec(self.config.robot)
-        self._recorder = Recorder(_dataset(self.config, spec), self.config.queue_mb * 1_000_000)
-        self._reader = StreamReader(self, spec, self.config.streams, self._recorder)
+        topics = recorded_topics(spec, self.config.streams)
+        dataset = open_for_recording(self.config, spec, self.get_logger().warning)
+        self._recorder = Recorder(dataset, self.config.recorder)
+        self._reader = StreamReader(self, topics, self.config.reliability, self._recorder)
         self._episode: Episode | None = None
-        self.create_service(Trigger, "~/start", self._answering(self._start))
-        self.create_service(Trigger, "~/stop", self._answering(self._stop))
-        self.create_service(Trigger, "~/discard", self._answering(self._discard))
+        self._number: int | None = None
+        self._fault = ""
+        self._is_faulty = False
+        self._is_closed = False
+        self._stop_request: StopRequest | None = None
+        for name, act in (("start", self._start), ("stop", self._stop), ("discard", self._discard)):
+            self.create_service(Trigger, f"~/{name}", self._answering(act))
         self.create_service(SetBool, "~/end", self._answering(self._end))
+        self.create_service(SetBool, "~/relabel", self._answering(self._relabel))
         Diagnostics(self, self._diagnose)
         self.get_logger().info(f"{self.config.dataset}: ready")
 
+    def loop(self, executor: Executor, stop: StopRequest) -> int:
+        """Serve until asked to stop; return the exit code: 3 after any fault of the disk."""
+        self._stop_request = stop
+        while not stop.requested and rclpy.ok():
+            executor.spin_once(timeout_sec=0.1)
+            self._watch()
+        self._close()
+        return EXIT_FAULT if self._is_faulty else 0
+
     def destroy_node(self) -> None:
-        """Discard what is not committed and give the dataset back."""
-        self._reader.close()
-        self._recorder.close()
+        """Close what is open as incomplete and give the dataset back."""
+        self._close()
         super().destroy_node()
+
+    def _close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        was_recording = self._recorder.is_recording
+        self._reader.close()
+        try:
+            self._recorder.close()
+        except ArmatureError as error:
+            self._is_faulty = True
+            self.get_logger().error(str(error))
+            return
+        if was_recording:
+            self.get_logger().warning(f"episode {self._number} is kept as incomplete: the recorder was stopped")
 
     def _answering(self, act: Callable[[Any], str]) -> Callable[[Any, Any], Any]:
         """Wrap an action as a service: its text is the message, an error of the user's is a refusal."""
@@ -73,22 +96,35 @@ class RecorderNode(Node):
                 response.success, response.message = True, act(request)
             except ArmatureError as error:
                 response.success, response.message = False, str(error)
+            self._watch()
             return response
 
         return on_request
 
     def _start(self, _request: Trigger.Request) -> str:
         """Begin an episode; the answer says from which stamp on, so that the caller can compare."""
-        missing = self._reader.waiting_for()
-        if missing:
-            raise ConfigError(f"waiting for {', '.join(missing)}: nobody publishes it")
         announced = self._announced()
-        begin_ns = self.get_clock().now().nanoseconds if announced is None else announced.begin_ns
-        seed = {} if announced is None else {"seed": announced.seed}
-        number = self._recorder.start({"operator": self.config.operator, **seed})
+        self._require_streams(is_flowing=announced is None)
+        self._number = self._recorder.start(self._metadata(announced))
+        now_ns = self.get_clock().now().nanoseconds
+        begin_ns = now_ns + START_MARGIN_NS if announced is None else announced.begin_ns
         self._episode = announced
-        self._reader.window = Window(begin_ns)
-        return json.dumps({"episode": number, "begin_ns": begin_ns})
+        is_simulated = abs(begin_ns - now_ns) > _SIMULATED_AGE_NS
+        late_after_ns = ALL_TIME_NS if is_simulated else round(self.config.late_after_s * 1e9)
+        self._reader.window = Window(begin_ns, late_after_ns=late_after_ns)
+        return json.dumps({"episode": self._number, "begin_ns": begin_ns})
+
+    def _metadata(self, announced: Episode | None) -> dict[str, Any]:
+        seed = {} if announced is None else {"seed": announced.seed}
+        return {"operator": self.config.operator, "prompt": self.config.prompt, **seed}
+
+    def _require_streams(self, *, is_flowing: bool) -> None:
+        """Raise ConfigError naming every topic that cannot be recorded; before a simulated episode nothing flows."""
+        obstacles = self._reader.obstacles()
+        if is_flowing:
+            obstacles = self._reader.stale(self.config.stale_after_s) | obstacles
+        if obstacles:
+            raise ConfigError("; ".join(f"{topic}: {obstacle}" for topic, obstacle in obstacles.items()))
 
     def _announced(self) -> Episode | None:
         """Return the episode that a simulator has announced; None on a robot that announces none."""
@@ -100,36 +136,55 @@ class RecorderNode(Node):
         return announced
 
     def _stop(self, _request: Trigger.Request) -> str:
-        self._reader.window.end_ns = self._reader.window.newest_ns
+        self._close_window()
         return "no further samples are taken; ~/end or ~/discard the episode"
 
     def _discard(self, _request: Trigger.Request) -> str:
-        self._reader.window = Window()
+        self._reader.window.close()
         self._episode = None
         self._recorder.discard()
         return "discarded"
 
     def _end(self, request: SetBool.Request) -> str:
         published = self._drain() if self._recorder.is_recording else {}
-        self._reader.window = Window()
-        summary = self._recorder.end(request.data)
-        return json.dumps({**_plain(summary), "published": published})
+        self._reader.window.close()
+        termination = str((self._result() or {}).get("fault", ""))
+        summary = self._recorder.end(request.data, termination)
+        return json.dumps(
+            {
+                "episode": summary.episode,
+                "success": summary.success,
+                "steps": summary.steps,
+                "duration_s": summary.duration_s,
+                "counts": plain_counts(merged_counts(summary.counts, self._reader.window)),
+                "published": published,
+            }
+        )
+
+    def _relabel(self, request: SetBool.Request) -> str:
+        number = self._recorder.relabel_last(request.data)
+        return json.dumps({"episode": number, "success": request.data})
+
+    def _close_window(self) -> None:
+        """Take no samples of later than now, or in simulated time than what has come."""
+        window = self._reader.window
+        now_ns = self.get_clock().now().nanoseconds if self._episode is None else window.newest_ns
+        window.end_ns = min(window.end_ns, now_ns)
 
     def _drain(self) -> dict[str, int]:
         """Wait for samples in flight; return how many were published by stream, where the robot says so."""
         window, begin_s = self._reader.window, time.monotonic()
-        while time.monotonic() < begin_s + self.config.drain_timeout_s:
+        while time.monotonic() < begin_s + self.config.drain_timeout_s and not self._is_stopping():
             result = self._result()
             is_quiet = time.monotonic() - max(window.last_accepted_s, begin_s) > QUIET_S
             if result is not None and window.end_ns >= result["end_ns"]:
                 window.end_ns = result["end_ns"]
                 published = result["published"]
-                knows_all = len(published) == len(self._recorder.counts())
-                if not self._lost(published) if knows_all else is_quiet:
+                if not self._lost(published) if self._knows_all(published) else is_quiet:
                     return published
             elif self._episode is None or is_quiet:
                 # Nobody says when it ended, or ~/stop did: it ends with what is here.
-                window.end_ns = min(window.end_ns, window.newest_ns)
+                self._close_window()
                 if is_quiet:
                     return {}
             time.sleep(0.005)
@@ -138,9 +193,17 @@ class RecorderNode(Node):
         self.get_logger().error(f"~/end: published but not received: {lost or 'nothing'}")
         return published
 
+    def _knows_all(self, published: dict[str, int]) -> bool:
+        """Tell whether the robot says of every stream that anyone publishes how much there is."""
+        expected = {s for c in self._reader.channels if c.publishers for s in c.topic.streams}
+        return expected <= set(published)
+
     def _lost(self, published: dict[str, int]) -> dict[str, int]:
-        accepted = self._reader.window.accepted
-        return {name: count - accepted[name] for name, count in published.items() if accepted[name] < count}
+        settled = {name: self._reader.window.settled(name) for name in published}
+        return {name: count - settled[name] for name, count in published.items() if settled[name] < count}
+
+    def _is_stopping(self) -> bool:
+        return self._stop_request is not None and self._stop_request.requested
 
     def _result(self) -> dict[str, Any] | None:
         """Return the result of the episode that is recorded, once it is there."""
@@ -148,42 +211,27 @@ class RecorderNode(Node):
         is_ours = result is not None and self._episode is not None and result["episode"] == self._episode.episode
         return result if is_ours else None
 
+    def _watch(self) -> None:
+        """End the process with what has failed in the reader; take note of what the recorder has ended itself."""
+        if self._reader.failure is not None:
+            raise self._reader.failure
+        fault = self._recorder.fault
+        if fault and fault != self._fault:
+            self._reader.window.close()
+            self._is_faulty = True
+            self.get_logger().error(f"episode {self._number} was ended: {fault}")
+        self._fault = fault
+
     def _diagnose(self) -> dict[str, dict[str, str]]:
-        counts = {name: _figures(count) for name, count in self._recorder.counts().items()}
-        topics = {topic: monitor.report() for topic, monitor in self._reader.monitors.items()}
-        malformed = {topic: {"malformed": str(count)} for topic, count in self._reader.malformed.items()}
-        return {**counts, **{topic: {**values, **malformed.get(topic, {})} for topic, values in topics.items()}}
-
-
-def _dataset(config: RecorderNodeConfig, spec: RobotSpec) -> Dataset:
-    """Open or create the dataset; raise ConfigError when it is of another robot or task."""
-    path = Path(config.dataset)
-    if not config.dataset:
-        raise ConfigError("parameters of recorder_node: 'dataset' is empty; give the folder to record into")
-    if not path.exists():
-        return create_dataset(path, spec, config.robot.task)
-    dataset = open_dataset(path)
-    if dataset.task != config.robot.task:
-        raise ConfigError(f"{path}: holds task '{dataset.task}', not '{config.robot.task}'; choose another folder")
-    if dataset.spec.fingerprint != spec.fingerprint:
-        found = "; ".join(differences(dataset.spec, spec) + differences(spec, dataset.spec))
-        raise ConfigError(f"{path}: was recorded with another robot: {found}")
-    return dataset
-
-
-def _plain(summary: EpisodeSummary) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(summary)))
-
-
-def _figures(count: Any) -> dict[str, str]:
-    dropped = sum(count.dropped.values())
-    fault = f"{dropped} dropped: {count.dropped}" if dropped else ""
-    return {"received": str(count.received), "recorded": str(count.recorded), "dropped": str(dropped), "fault": fault}
+        counts = merged_counts(self._recorder.counts(), self._reader.window)
+        number = "" if self._number is None else str(self._number)
+        episode = {"episode": number, "recording": str(self._recorder.is_recording), "error": self._fault}
+        return {"episode": episode, **stream_report(self._reader.channels, counts)}
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; return the exit code."""
-    return run(RecorderNode, args=args)
+    return run(RecorderNode, RecorderNode.loop, args)
 
 
 if __name__ == "__main__":

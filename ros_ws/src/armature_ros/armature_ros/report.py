@@ -58,17 +58,20 @@ def _histograms(measurements: dict[str, Any]) -> list[dict[str, str]]:
 
 def _curves(dataset: Dataset) -> dict[str, Any] | None:
     """Plot the first successful episode, or the first one when none was."""
-    episodes = list(dataset.episodes)
-    if not episodes:
+    numbered = _numbered(dataset)
+    if not numbered:
         return None
-    numbered = list(enumerate(episodes, start=1))
     number, episode = next(((n, e) for n, e in numbered if e.metadata["success"]), numbered[0])
     return {"number": number, "seed": episode.metadata["seed"], "svg": curves_svg(episode, dataset.spec)}
 
 
 def _contact_sheet(dataset: Dataset) -> list[dict[str, Any]]:
     cameras = [array.name for array in dataset.spec.observation.images]
-    return [_contact(n, episode, cameras) for n, episode in enumerate(dataset.episodes, start=1)] if cameras else []
+    return [_contact(n, episode, cameras) for n, episode in _numbered(dataset)] if cameras else []
+
+
+def _numbered(dataset: Dataset) -> list[tuple[int, Episode]]:
+    return list(enumerate((episode for episode in dataset.episodes if episode.is_complete), start=1))
 
 
 def _contact(number: int, episode: Episode, cameras: Sequence[str]) -> dict[str, Any]:

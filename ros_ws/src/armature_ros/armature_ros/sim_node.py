@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rclpy.executors import Executor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -27,9 +27,11 @@ from armature_ros.conversions import Episode, action_from_msg, header_of, ns_fro
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, published_stream_qos, reliable_qos
+from armature_ros.recorded_topics import OPTIONAL_TOPICS
 from armature_ros.robot import RobotConfig
 from armature_ros.spin import StopRequest, run
-from armature_ros.streams import StreamConfig, StreamPublishers, topics_of
+from armature_ros.streams import StreamConfig, StreamPublishers, TopicArrays, topics_of
+from data_collection.streams import REWARD, stream_specs
 from sim.environment import make_env
 from sim.tasks import SimConfig
 
@@ -82,7 +84,10 @@ class SimNode(Node):
         self._resets = 0
         self._end_ns = 0
         topics = topics_of(spec.observation.arrays, self.config.streams)
-        self._streams = StreamPublishers(self, topics, published_stream_qos(lockstep=self.config.lockstep))
+        qos = published_stream_qos(lockstep=self.config.lockstep)
+        self._streams = StreamPublishers(self, topics, qos)
+        reward = TopicArrays(OPTIONAL_TOPICS[REWARD], JointState, (stream_specs(spec)[REWARD],))
+        self._rewards = StreamPublishers(self, (reward,), qos)
         self._camera_infos = {
             array.name: (_camera_info(array), self.create_publisher(CameraInfo, _info_topic(topic.topic), 10))
             for topic in topics
@@ -169,7 +174,9 @@ class SimNode(Node):
         self._clock_publisher.publish(ClockMessage(clock=time_from_ns(stamp_ns)))
 
     def _advance(self, running: _Running) -> None:
-        running.observation, _, terminated, truncated, info = self._env.step(running.command)
+        running.observation, reward, terminated, truncated, info = self._env.step(running.command)
+        # It rewards the command of this tick, so it has that stamp.
+        self._rewards.publish({REWARD: np.array([reward])}, running.stamp_ns)
         running.step += 1
         running.success = bool(info["success"])
         running.is_over = running.is_over or terminated or truncated
@@ -194,7 +201,7 @@ class SimNode(Node):
 
     def _published(self, running: _Running) -> dict[str, int]:
         commands = {"action/executed": running.step, "action/requested": running.step} if self.config.lockstep else {}
-        return {**self._streams.counts, **commands}
+        return {**self._streams.counts, **self._rewards.counts, **commands}
 
     def _on_command(self, message: JointTrajectory) -> None:
         running = self._running
@@ -219,6 +226,7 @@ class SimNode(Node):
         episode = Episode(self._resets, seed, self._next_begin_ns())
         self._resets += 1
         self._streams.reset_counts()
+        self._rewards.reset_counts()
         self._running = _Running(episode, observation)
         message = episode.to_msg()
         self._episode_publisher.publish(message)
@@ -236,7 +244,7 @@ class SimNode(Node):
         """Say what keeps the episode from starting: the first tick must reach everyone who has subscribed."""
         if self._running is None:
             return "no episode is prepared: call ~/reset first"
-        unmatched = self._streams.unmatched(self)
+        unmatched = self._streams.unmatched(self) + self._rewards.unmatched(self)
         if unmatched:
             return f"subscribers not met yet: {', '.join(unmatched)}"
         if self.config.lockstep and not self._command_subscription.get_publisher_count():
@@ -250,7 +258,9 @@ class SimNode(Node):
         return -(-(self._end_ns + EPISODE_GAP_NS) // period_ns) * period_ns
 
     def _diagnose(self) -> dict[str, dict[str, str]]:
-        counts = {name: {"published": str(count)} for name, count in self._streams.counts.items()}
+        counts = {
+            name: {"published": str(count)} for name, count in {**self._streams.counts, **self._rewards.counts}.items()
+        }
         step = "-" if self._running is None else str(self._running.step)
         return {**counts, "episode": {"resets": str(self._resets), "step": step}}
 

@@ -22,6 +22,7 @@ NodeT = TypeVar("NodeT", bound=Node)
 
 PARENT_VARIABLE = "ARMATURE_PARENT_PID"
 EXIT_BAD_INPUT = 2
+EXIT_FAULT = 3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,10 +58,10 @@ def spin(_node: Node, executor: Executor, stop: StopRequest) -> None:
 
 def run(
     make_node: Callable[[], NodeT],
-    loop: Callable[[NodeT, Executor, StopRequest], None] = spin,
+    loop: Callable[[NodeT, Executor, StopRequest], int | None] = spin,
     args: Sequence[str] | None = None,
 ) -> int:
-    """Build a node, run `loop` on it until a signal, and return the exit code: 0 on request, 2 on bad input.
+    """Build a node, run `loop` on it until a signal, and return the exit code: that of `loop`, 2 on bad input.
 
     Any other exception leaves as it is (a traceback and exit code 1 are right for a fault).
     """
@@ -73,8 +74,7 @@ def run(
         executor = EventsExecutor()
         executor.add_node(node)
         stop.defer()
-        loop(node, executor, stop)
-        return 0
+        return loop(node, executor, stop) or 0
     except ArmatureError as error:
         print(f"{node.get_name() if node else 'error'}: {error}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT

@@ -6,27 +6,28 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
+from rclpy.subscription import Subscription
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory
 
 from armature.errors import InvalidValue
-from armature.spec import RobotSpec
-from armature_ros.conversions import Episode, action_from_msg, ns_from_time, values_from_msg
-from armature_ros.diagnostics import StreamMonitor
-from armature_ros.qos import latched_qos, recorded_stream_qos
-from armature_ros.streams import StreamConfig, topics_of
+from armature_ros.conversions import Episode
+from armature_ros.qos import latched_qos
+from armature_ros.recorded_topics import RecordedTopic
+from armature_ros.recorder_channel import Arrival, Channel
+from armature_ros.recorder_qos import Reliability
 from data_collection.recorder import Recorder
-from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED
 
-ACTION_TOPICS = {ACTION_EXECUTED: "control/executed", ACTION_REQUESTED: "control/requested"}
 DISCOVERY_PERIOD_S = 0.2
+# How long a message may lie in the middleware; when it came is known from there. Waking up less often is cheaper.
+POLL_PERIOD_S = 0.005
+BATCH = 64
 ALL_TIME_NS = 2**63 - 1
+TRANSPORT, MALFORMED = "transport", "malformed"
 
 
 @dataclass
@@ -36,37 +37,67 @@ class Window:
     begin_ns: int = ALL_TIME_NS
     end_ns: int = ALL_TIME_NS
     newest_ns: int = 0
+    late_after_ns: int = ALL_TIME_NS
+    """Samples whose stamp is older than this when they arrive are counted as late."""
     accepted: Counter[str] = field(default_factory=Counter[str])
+    dropped: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    """By stream and reason, what did not get as far as the recorder."""
     last_accepted_s: float = 0.0
+
+    def drop(self, streams: Sequence[str], reason: str, count: int) -> None:
+        """Count samples that cannot be recorded."""
+        for stream in streams:
+            self.dropped.setdefault(stream, Counter())[reason] += count
+
+    def close(self) -> None:
+        """Take no further sample; the counts stay."""
+        self.begin_ns = ALL_TIME_NS
+
+    def settled(self, stream: str) -> int:
+        """Count the samples of which it is known what became of them."""
+        return self.accepted[stream] + sum(self.dropped.get(stream, {}).values())
 
 
 class StreamReader:
-    """Subscribes to every recorded topic on an executor and thread of its own, so that services never delay a frame."""
+    """Takes messages on a thread of its own, so that services never delay a frame.
 
-    def __init__(self, node: Node, spec: RobotSpec, streams: dict[str, StreamConfig], recorder: Recorder) -> None:
+    No executor: a recorder is in no hurry, and taking what has gathered every few milliseconds needs less of the
+    processor than a callback for each message.
+    """
+
+    def __init__(
+        self, node: Node, topics: Sequence[RecordedTopic], reliability: Reliability, recorder: Recorder
+    ) -> None:
         self.window = Window()
         self.episode: Episode | None = None
         self.result: dict[str, Any] | None = None
-        self.malformed: Counter[str] = Counter()
+        self.failure: Exception | None = None
         self._recorder = recorder
+        self._clock = node.get_clock()
         # Names are resolved by the main node, whose remappings hold for both.
-        self._node = Node(f"{node.get_name()}_streams", namespace=node.get_namespace(), use_global_arguments=False)
-        self._readers = _readers(spec, streams)
-        self._resolved = {topic: node.resolve_topic_name(topic) for topic in self._readers}
-        self.monitors = {topic: StreamMonitor() for topic in self._readers}
-        self._subscriptions: dict[str, Any] = {}
+        self._node = Node(
+            f"{node.get_name()}_streams",
+            namespace=node.get_namespace(),
+            use_global_arguments=False,
+            start_parameter_services=False,
+        )
+        self.channels = [Channel(self._node, t, node.resolve_topic_name(t.name), reliability) for t in topics]
         self._episode_topic = node.resolve_topic_name("episode")
-        for topic, callback in (("episode", self._on_episode), ("episode_result", self._on_result)):
-            self._node.create_subscription(String, node.resolve_topic_name(topic), callback, latched_qos(10))
-        self._node.create_timer(DISCOVERY_PERIOD_S, self._subscribe_to_new)
+        self._episodes = self._announcements(self._episode_topic)
+        self._results = self._announcements(node.resolve_topic_name("episode_result"))
         self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name="streams", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
         self._thread.start()
 
-    def waiting_for(self) -> list[str]:
-        """Name the topics that nobody publishes."""
-        found = dict(self._subscriptions)
-        return [topic for topic in self._readers if topic not in found or not found[topic].get_publisher_count()]
+    def obstacles(self) -> dict[str, str]:
+        """Say by topic what keeps it from being recorded."""
+        return {c.topic.name: obstacle for c in self.channels if (obstacle := c.obstacle())}
+
+    def stale(self, limit_s: float) -> dict[str, str]:
+        """Say by topic which required ones are silent, or old."""
+        now_ns = self._clock.now().nanoseconds
+        required = [c for c in self.channels if c.topic.is_required]
+        return {c.topic.name: staleness for c in required if (staleness := c.staleness(now_ns, limit_s))}
 
     def count_announcers(self) -> int:
         """Count who announces episodes."""
@@ -74,69 +105,68 @@ class StreamReader:
 
     def close(self) -> None:
         """End the thread."""
-        self._ends.set()
-        self._thread.join(timeout=1.0)
-        self._node.destroy_node()
+        if self._thread.is_alive():
+            self._ends.set()
+            self._thread.join(timeout=1.0)
+            self._node.destroy_node()
 
-    def _spin(self) -> None:
-        executor = EventsExecutor()
-        executor.add_node(self._node)
-        while not self._ends.is_set():
-            executor.spin_once(timeout_sec=0.1)
+    def _announcements(self, topic: str) -> Subscription:
+        return self._node.create_subscription(String, topic, lambda _: None, latched_qos(10))
 
-    def _subscribe_to_new(self) -> None:
-        for topic, (message_type, read) in self._readers.items():
-            if topic in self._subscriptions:
-                continue
-            qos = recorded_stream_qos(self._node, self._resolved[topic])
-            if qos is not None:
-                callback = self._callback(topic, read)
-                self._subscriptions[topic] = self._node.create_subscription(
-                    message_type, self._resolved[topic], callback, qos
-                )
+    def _run(self) -> None:
+        try:
+            next_s = 0.0
+            while not self._ends.is_set():
+                if time.monotonic() >= next_s:
+                    self._discover()
+                    next_s = time.monotonic() + DISCOVERY_PERIOD_S
+                # The announcement first: what follows may belong to it.
+                self._take_announcements()
+                if not any([self._take_batch(channel) for channel in self.channels]):
+                    time.sleep(POLL_PERIOD_S)
+        except Exception as error:
+            # The node's main thread ends the process with it.
+            self.failure = error
 
-    def _callback(self, topic: str, read: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
-        def on_message(message: Any) -> None:
-            received_ns, stamp_ns = time.monotonic_ns(), ns_from_time(message.header.stamp)
-            self.monitors[topic].on_sample(stamp_ns, received_ns)
-            self._record(topic, message, read, stamp_ns, received_ns)
+    def _discover(self) -> None:
+        for channel in self.channels:
+            channel.adapt(may_interrupt=not self._recorder.is_recording)
 
-        return on_message
+    def _take_announcements(self) -> None:
+        while (taken := self._episodes.handle.take_message(String, False)) is not None:
+            self.episode = Episode.from_msg(taken[0])
+        while (taken := self._results.handle.take_message(String, False)) is not None:
+            self.result = json.loads(taken[0].data)
 
-    def _record(
-        self, topic: str, message: Any, read: Callable[[Any], dict[str, Any]], stamp_ns: int, received_ns: int
-    ) -> None:
-        window = self.window
+    def _take_batch(self, channel: Channel) -> bool:
+        """Record what has arrived, some at a time so that no stream waits for another; return False when idle."""
+        for _ in range(BATCH):
+            arrival = channel.take()
+            if arrival is None:
+                return False
+            self._record(channel.topic, arrival)
+        return True
+
+    def _record(self, topic: RecordedTopic, arrival: Arrival) -> None:
+        window, stamp_ns = self.window, arrival.stamp_ns
         window.newest_ns = max(window.newest_ns, stamp_ns)
         if not window.begin_ns <= stamp_ns <= window.end_ns:
             return
-        try:
-            values = read(message)
-        except InvalidValue as error:
-            self.malformed[topic] += 1
-            self._node.get_logger().error(f"{topic}: {error}; not recorded", throttle_duration_sec=2.0)
-            return
-        for name, value in values.items():
-            self._recorder.add(name, stamp_ns, received_ns, value)
-            window.accepted[name] += 1
         window.last_accepted_s = time.monotonic()
+        if arrival.lost:
+            window.drop(topic.streams, TRANSPORT, arrival.lost)
+        try:
+            values = topic.read(arrival.message)
+        except InvalidValue as error:
+            window.drop(topic.streams, MALFORMED, 1)
+            self._node.get_logger().error(f"{topic.name}: {error}; not recorded", throttle_duration_sec=2.0)
+            return
+        is_late = self._age_ns(arrival) > window.late_after_ns
+        for name, value in values.items():
+            self._recorder.add(name, stamp_ns, arrival.received_ns, value, late=is_late)
+            window.accepted[name] += 1
 
-    def _on_episode(self, message: String) -> None:
-        self.episode = Episode.from_msg(message)
-
-    def _on_result(self, message: String) -> None:
-        self.result = json.loads(message.data)
-
-
-def _readers(
-    spec: RobotSpec, streams: dict[str, StreamConfig]
-) -> dict[str, tuple[type, Callable[[Any], dict[str, Any]]]]:
-    """Return by topic its message type and the function that takes the recorded arrays out of a message."""
-    found: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
-        topic.topic: (topic.message_type, lambda message, arrays=topic.arrays: values_from_msg(message, arrays))
-        for topic in topics_of(spec.observation.arrays, streams)
-    }
-    labels = spec.action.labels
-    for name, topic in ACTION_TOPICS.items():
-        found[topic] = (JointTrajectory, lambda message, name=name: {name: action_from_msg(message, labels)})
-    return found
+    def _age_ns(self, arrival: Arrival) -> int:
+        """Return how old a sample was by its stamp when it arrived."""
+        since_ns = time.monotonic_ns() - arrival.received_ns
+        return self._clock.now().nanoseconds - since_ns - arrival.stamp_ns

@@ -60,7 +60,7 @@ def build_summary(
 def _gate_counts(dataset: Dataset) -> dict[str, int]:
     """Compare what was asked for with what was sent: held is a command without a request, limited one that differs."""
     held = limited = commands = 0
-    for episode in dataset.episodes:
+    for episode in filter(lambda e: e.is_complete, dataset.episodes):
         requested, executed = episode.read(ACTION_REQUESTED)[2], episode.read(ACTION_EXECUTED)[2]
         absent = np.isnan(requested).any(axis=1)
         held += int(absent.sum())

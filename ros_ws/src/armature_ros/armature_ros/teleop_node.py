@@ -18,15 +18,17 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.errors import InvalidValue
 from armature.types import ActionChunk
-from armature_ros.conversions import chunk_to_msg, measured_from_joint_state
+from armature_ros.conversions import chunk_to_msg, joint_state_to_msg, measured_from_joint_state
 from armature_ros.jog import HELP, Jog, JogConfig
 from armature_ros.keyboard import Keyboard
 from armature_ros.parameters import load_config
 from armature_ros.qos import newest_stream_qos, reliable_qos
+from armature_ros.recorded_topics import OPTIONAL_TOPICS
 from armature_ros.robot import RobotConfig, load_robot_spec
 from armature_ros.spin import StopRequest, run
 from armature_ros.streams import StreamConfig
 from armature_ros.teleop_episode import TeleopEpisode
+from data_collection.streams import TAKEOVER
 
 CHUNKS_PER_STEP = 2
 """A chunk covers one step of the robot; twice as many leave no gap when one comes late."""
@@ -57,6 +59,7 @@ class TeleopNode(Node):
         self._measured_s = 0.0
         self._sequence = 0
         self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
+        self._takeover_publisher = self.create_publisher(JointState, OPTIONAL_TOPICS[TAKEOVER], reliable_qos())
         self.create_subscription(
             JointState, self.config.joint_state_topic, self._on_joint_state, newest_stream_qos(lockstep=False)
         )
@@ -88,13 +91,14 @@ class TeleopNode(Node):
             self.get_logger().info(f"moving {self._jog.chosen_label}")
 
     def _publish(self, period_s: float) -> None:
-        """Publish the target of one step; nothing while the state of the arm is not known."""
-        now_s = time.monotonic()
-        if self._measured is None or now_s - self._measured_s > STATE_AGE_MAX_S:
+        """Publish the target of one step, and who drives; no target while the state of the arm is not known."""
+        now_s, stamp_ns = time.monotonic(), self.get_clock().now().nanoseconds
+        is_driving = self._measured is not None and now_s - self._measured_s <= STATE_AGE_MAX_S
+        self._takeover_publisher.publish(joint_state_to_msg(("engaged",), np.array([is_driving]), stamp_ns))
+        if self._measured is None or not is_driving:
             self._jog.reset()
             return
         action = self._jog.action(now_s, period_s, self._measured)
-        stamp_ns = self.get_clock().now().nanoseconds
         self._sequence += 1
         chunk = ActionChunk(stamp_ns, stamp_ns, self._spec.period_ns, action[None], "keyboard", self._sequence)
         self._chunk_publisher.publish(chunk_to_msg(chunk, self._spec.labels))

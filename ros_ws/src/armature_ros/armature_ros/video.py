@@ -80,7 +80,7 @@ def _video_stream(
 def film(dataset: Dataset, config: VideoConfig, on_episode: Callable[[], None] | None = None) -> Iterator[Image]:
     """Yield the frames (tile + strip, tile x cameras, 3) of all episodes in order."""
     cameras = [array.name for array in dataset.spec.observation.images]
-    episodes = list(dataset.episodes)
+    episodes = [episode for episode in dataset.episodes if episode.is_complete]
     hold_frames = round(config.hold_s * dataset.spec.observation.rate_hz)
     successes = 0
     for number, episode in enumerate(episodes, start=1):
