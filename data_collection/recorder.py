@@ -122,6 +122,11 @@ class Recorder:
             raise DatasetError(unknown("stream", stream, self._writer.streams))
         return take is not None and take.add(stream, Sample(stamp_ns, received_ns, value), late=late)
 
+    def drop(self, stream: str, reason: str, count: int, *, received: bool) -> None:
+        """Count samples of the running episode that were lost or refused before `add`."""
+        if self._take is not None:
+            self._take.drop(stream, reason, count, received=received)
+
     def counts(self) -> dict[str, StreamCounts]:
         """Return the counts of the running episode, else of the last one."""
         take = self._take or self._last

@@ -29,7 +29,11 @@ CommitCallback = Callable[[Mapping[str, int]], None]
 
 @dataclass
 class StreamCounts:
-    """What became of the samples of one stream: once an episode has ended, received = committed + all dropped."""
+    """What became of the samples of one stream: once an episode has ended, all are committed or dropped.
+
+    received = committed + dropped, without those `dropped` that were never received: whoever reads the stream may count
+    what it lost or could not read with `Recorder.drop`.
+    """
 
     received: int = 0
     recorded: int = 0
@@ -93,6 +97,13 @@ class Take:
             counts.repeated += reason == REPEATED
             counts.drop(reason)
             return False
+
+    def drop(self, stream: str, reason: str, count: int, *, received: bool) -> None:
+        """Count samples that were lost before they came here."""
+        with self._lock:
+            if not self._is_finished:
+                self._counts[stream].received += count if received else 0
+                self._counts[stream].drop(reason, count)
 
     def counts(self) -> dict[str, StreamCounts]:
         """Return the counts so far."""

@@ -118,8 +118,9 @@ def test_second_publisher_that_offers_less_is_named_and_does_not_interrupt(robot
     robot.flow()
     begin_ns = robot.start()["begin_ns"]
     robot.node.create_publisher(JointState, JOINT_STATES, BEST_EFFORT)
-    robot.wait(lambda: robot.diagnostics.get("joint/position", ("ok",))[0] == "warn")
-    _, message, values = robot.diagnostics["joint/position"]
+    robot.wait(lambda: "QoS" in robot.diagnostics.get("joint/position", ("", ""))[1])
+    level, message, values = robot.diagnostics["joint/position"]
+    assert level == "warn"
     assert message == "incompatible QoS: /robot offers best effort, volatile; requested is reliable, volatile"
     assert values["requested_qos"] == "reliable, volatile"
     robot.hold()

@@ -12,20 +12,7 @@ from typing import Any
 
 from armature_ros.recorder_channel import Channel
 from armature_ros.recorder_qos import qos_text
-from armature_ros.stream_reader import MALFORMED, Window
 from data_collection.take import StreamCounts
-
-
-def merged_counts(counts: Mapping[str, StreamCounts], window: Window) -> dict[str, StreamCounts]:
-    """Add to the recorder's counts what did not get as far as the recorder."""
-    merged = {name: count.copy() for name, count in counts.items()}
-    for name, reasons in list(window.dropped.items()):
-        count = merged.setdefault(name, StreamCounts())
-        for reason, number in list(reasons.items()):
-            count.drop(reason, number)
-        # What was lost on the way was not received.
-        count.received += reasons[MALFORMED]
-    return merged
 
 
 def stream_report(channels: Sequence[Channel], counts: Mapping[str, StreamCounts]) -> dict[str, dict[str, str]]:

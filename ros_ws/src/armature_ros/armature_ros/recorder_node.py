@@ -22,7 +22,7 @@ from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.recorded_topics import recorded_topics
 from armature_ros.recorder_config import RecorderNodeConfig, open_for_recording
-from armature_ros.recorder_counts import merged_counts, plain_counts, stream_report
+from armature_ros.recorder_counts import plain_counts, stream_report
 from armature_ros.robot import load_robot_spec
 from armature_ros.spin import EXIT_FAULT, StopRequest, run
 from armature_ros.stream_reader import ALL_TIME_NS, StreamReader, Window
@@ -156,7 +156,7 @@ class RecorderNode(Node):
                 "success": summary.success,
                 "steps": summary.steps,
                 "duration_s": summary.duration_s,
-                "counts": plain_counts(merged_counts(summary.counts, self._reader.window)),
+                "counts": plain_counts(summary.counts),
                 "published": published,
             }
         )
@@ -199,7 +199,7 @@ class RecorderNode(Node):
         return expected <= set(published)
 
     def _lost(self, published: dict[str, int]) -> dict[str, int]:
-        settled = {name: self._reader.window.settled(name) for name in published}
+        settled = self._reader.window.settled
         return {name: count - settled[name] for name, count in published.items() if settled[name] < count}
 
     def _is_stopping(self) -> bool:
@@ -223,7 +223,7 @@ class RecorderNode(Node):
         self._fault = fault
 
     def _diagnose(self) -> dict[str, dict[str, str]]:
-        counts = merged_counts(self._recorder.counts(), self._reader.window)
+        counts = self._recorder.counts()
         number = "" if self._number is None else str(self._number)
         episode = {"episode": number, "recording": str(self._recorder.is_recording), "error": self._fault}
         return {"episode": episode, **stream_report(self._reader.channels, counts)}

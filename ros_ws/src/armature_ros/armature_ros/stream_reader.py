@@ -39,23 +39,13 @@ class Window:
     newest_ns: int = 0
     late_after_ns: int = ALL_TIME_NS
     """Samples whose stamp is older than this when they arrive are counted as late."""
-    accepted: Counter[str] = field(default_factory=Counter[str])
-    dropped: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
-    """By stream and reason, what did not get as far as the recorder."""
+    settled: Counter[str] = field(default_factory=Counter[str])
+    """By stream, of how many samples it is known what became of them."""
     last_accepted_s: float = 0.0
-
-    def drop(self, streams: Sequence[str], reason: str, count: int) -> None:
-        """Count samples that cannot be recorded."""
-        for stream in streams:
-            self.dropped.setdefault(stream, Counter())[reason] += count
 
     def close(self) -> None:
         """Take no further sample; the counts stay."""
         self.begin_ns = ALL_TIME_NS
-
-    def settled(self, stream: str) -> int:
-        """Count the samples of which it is known what became of them."""
-        return self.accepted[stream] + sum(self.dropped.get(stream, {}).values())
 
 
 class StreamReader:
@@ -154,17 +144,22 @@ class StreamReader:
             return
         window.last_accepted_s = time.monotonic()
         if arrival.lost:
-            window.drop(topic.streams, TRANSPORT, arrival.lost)
+            self._drop(topic, TRANSPORT, arrival.lost, received=False)
         try:
             values = topic.read(arrival.message)
         except InvalidValue as error:
-            window.drop(topic.streams, MALFORMED, 1)
+            self._drop(topic, MALFORMED, 1, received=True)
             self._node.get_logger().error(f"{topic.name}: {error}; not recorded", throttle_duration_sec=2.0)
             return
         is_late = self._age_ns(arrival) > window.late_after_ns
         for name, value in values.items():
             self._recorder.add(name, stamp_ns, arrival.received_ns, value, late=is_late)
-            window.accepted[name] += 1
+            window.settled[name] += 1
+
+    def _drop(self, topic: RecordedTopic, reason: str, count: int, *, received: bool) -> None:
+        for stream in topic.streams:
+            self._recorder.drop(stream, reason, count, received=received)
+            self.window.settled[stream] += count
 
     def _age_ns(self, arrival: Arrival) -> int:
         """Return how old a sample was by its stamp when it arrived."""

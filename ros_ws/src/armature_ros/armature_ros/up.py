@@ -17,9 +17,10 @@ import tyro
 
 from armature.errors import ArmatureError
 from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_graph
-from armature_ros.spin import PARENT_VARIABLE
+from armature_ros.spin import EXIT_FAULT, PARENT_VARIABLE
 
-STOP_TIMEOUT_S = 2.0
+# The recorder commits what came within 3 s.
+STOP_TIMEOUT_S = 4.0
 EXIT_NODE_DIED = 1
 
 
@@ -76,6 +77,10 @@ class RunningGraph:
             returncode = process.poll()
             if returncode is not None:
                 raise NodeDied(name, returncode)
+
+    def faulty(self) -> list[str]:
+        """Name the nodes that ended as asked, but tell of a fault."""
+        return [name for name, process in self._processes.items() if process.poll() == EXIT_FAULT]
 
     def stop(self) -> None:
         """End all nodes: ask first, kill after a time-out; return when all are gone."""
@@ -136,19 +141,24 @@ class UpConfig:
 
 
 def main(argv: list[str]) -> int:
-    """Run `armature up`; return 0 when asked to stop, 1 when a node died."""
+    """Run `armature up`; return 0 when asked to stop, 1 when a node died, 3 when one reports a fault at its end."""
     config = tyro.cli(UpConfig, args=argv, prog="armature up")
     # Ctrl-C and SIGTERM look the same from here on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     environment = graph_environment(config.domain_id)
+    code, graph = 0, None
     try:
         with RunningGraph(make_graph(config.graph, config.config), environment) as graph:
-            return _watch(graph, config, environment)
+            code = _watch(graph, config, environment)
     except NodeDied as died:
         print(f"armature up: {died}; the graph was stopped", file=sys.stderr)
         return EXIT_NODE_DIED
     except KeyboardInterrupt:
-        return 0
+        pass
+    faulty = [] if graph is None else graph.faulty()
+    if faulty:
+        print(f"armature up: {', '.join(faulty)} had a fault of the disk", file=sys.stderr)
+    return code or (EXIT_FAULT if faulty else 0)
 
 
 def _watch(graph: RunningGraph, config: UpConfig, environment: Mapping[str, str]) -> int:
