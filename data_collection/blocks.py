@@ -8,7 +8,6 @@ zarr-python because a call of it costs 2 to 3 ms and the order of writes and syn
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -22,6 +21,8 @@ from data_collection.layout import JPEG_QUALITY, ArrayLayout
 _BLOSC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
 _CRC = struct.Struct("<I")
 _ABSENT = 2**64 - 1
+# Blosc adds 16 bytes to what it cannot compress, and we four; a JPEG is smaller than its image.
+_FRAME_OVERHEAD = 20
 
 
 def encode_chunk(rows: NDArray[Any], layout: ArrayLayout) -> bytes:
@@ -52,13 +53,49 @@ def frame_body(data: bytes) -> bytes:
     return _without_crc(data)
 
 
-def encode_shard(frames: Sequence[bytes], layout: ArrayLayout) -> bytes:
-    """Put encoded frames one after another, and an index of all `layout.rows` places behind them."""
-    index = np.full((layout.rows, 2), _ABSENT, "<u8")
-    sizes = np.array([len(frame) for frame in frames], "<u8")
-    index[: len(frames), 0] = np.cumsum(sizes) - sizes
-    index[: len(frames), 1] = sizes
-    return b"".join([*frames, _with_crc(index.tobytes())])
+class ShardBuffer:
+    """Encoded frames one after another, and an index of all `layout.rows` places behind them.
+
+    The memory is used again for every shard of a stream: blocks of megabytes that come and go would tear up the heap.
+    """
+
+    def __init__(self, layout: ArrayLayout) -> None:
+        self._index = np.full((layout.rows, 2), _ABSENT, "<u8")
+        self._data = bytearray(layout.rows * (layout.row_bytes + _FRAME_OVERHEAD) + index_bytes(layout))
+        self._count = 0
+        self._end = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether all places are taken."""
+        return self._count == len(self._index)
+
+    def add(self, frame: bytes) -> None:
+        """Add an encoded frame."""
+        self._put(frame)
+        self._index[self._count] = self._end, len(frame)
+        self._end += len(frame)
+        self._count += 1
+
+    def content(self) -> memoryview:
+        """Return the shard as it is now; valid until the next change."""
+        index = _with_crc(self._index.tobytes())
+        self._put(index)
+        return memoryview(self._data)[: self._end + len(index)]
+
+    def clear(self) -> None:
+        """Begin the next shard."""
+        self._index[:] = _ABSENT
+        self._count = self._end = 0
+
+    def _put(self, part: bytes) -> None:
+        missing = self._end + len(part) - len(self._data)
+        if missing > 0:
+            self._data += bytes(missing)
+        self._data[self._end : self._end + len(part)] = part
 
 
 def index_bytes(layout: ArrayLayout) -> int:

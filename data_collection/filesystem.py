@@ -19,7 +19,7 @@ class Fs:
         """Create one folder, whose parent exists."""
         path.mkdir()
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes | memoryview) -> None:
         """Create or overwrite a file."""
         path.write_bytes(data)
 
@@ -64,7 +64,7 @@ def make_parents(fs: Fs, path: Path) -> None:
         fs.sync(folder.parent)
 
 
-def replace_file(fs: Fs, path: Path, data: bytes) -> None:
+def replace_file(fs: Fs, path: Path, data: bytes | memoryview) -> None:
     """Put `data` at `path`, wholly or not at all; its name is safe once the folder was synced."""
     partial = path.with_name(path.name + PARTIAL)
     fs.write(partial, data)

@@ -109,7 +109,7 @@ class _BlockFiles:
     def write_document(self, length: int) -> None:
         replace_file(self._fs, self.folder / ZARR_JSON, array_document(self._layout, length))
 
-    def _write_block(self, data: bytes, *, is_full: bool) -> int:
+    def _write_block(self, data: bytes | memoryview, *, is_full: bool) -> int:
         replace_file(self._fs, self.folder / self._layout.file_name(self._block), data)
         self._block += is_full
         return len(data)
@@ -147,19 +147,16 @@ class _ShardFiles(_BlockFiles):
 
     def __init__(self, fs: Fs, folder: Path, layout: ArrayLayout) -> None:
         super().__init__(fs, folder, layout)
-        self._frames: list[bytes] = []
+        self._shard = blocks.ShardBuffer(layout)
 
     def append(self, rows: NDArray[Any]) -> int:
         written = 0
         for image in rows:
-            self._frames.append(blocks.encode_frame(image, self._layout))
-            if len(self._frames) == self._layout.rows:
-                written += self._write(is_full=True)
-                self._frames.clear()
+            self._shard.add(blocks.encode_frame(image, self._layout))
+            if self._shard.is_full:
+                written += self._write_block(self._shard.content(), is_full=True)
+                self._shard.clear()
         return written
 
     def flush(self) -> int:
-        return self._write(is_full=False) if self._frames else 0
-
-    def _write(self, *, is_full: bool) -> int:
-        return self._write_block(blocks.encode_shard(self._frames, self._layout), is_full=is_full)
+        return self._write_block(self._shard.content(), is_full=False) if len(self._shard) else 0

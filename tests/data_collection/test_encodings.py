@@ -150,8 +150,10 @@ def test_garbage_is_never_an_image(garbage: bytes) -> None:
 @given(st.integers(1, 20), st.data())
 def test_every_changed_bit_of_a_shard_is_noticed(count: int, data: st.DataObject) -> None:
     layout = replace(data_layout(ArraySpec("camera/scene", (2, 2, 3), "uint8", "rgb8")), rows=20)
-    frames = [blocks.encode_frame(np.full((2, 2, 3), k, np.uint8), layout) for k in range(count)]
-    shard = bytearray(blocks.encode_shard(frames, layout))
+    buffer = blocks.ShardBuffer(layout)
+    for k in range(count):
+        buffer.add(blocks.encode_frame(np.full((2, 2, 3), k, np.uint8), layout))
+    shard = bytearray(buffer.content())
     bit = data.draw(st.integers(0, 8 * len(shard) - 1))
     shard[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ValueError, match=r"."):
@@ -162,3 +164,19 @@ def read_frames(shard: bytes, count: int, layout: ArrayLayout) -> list[np.ndarra
     index = blocks.decode_index(shard[-blocks.index_bytes(layout) :], layout)
     ranges = [blocks.frame_range(index, row, len(shard)) for row in range(count)]
     return [blocks.decode_frame(shard[offset : offset + size], layout) for offset, size in ranges]
+
+
+def test_a_shard_buffer_is_used_again_and_grows_where_it_must() -> None:
+    layout = replace(data_layout(ArraySpec("camera/scene", (2, 2, 3), "uint8", "rgb8")), rows=3)
+    buffer, sizes = blocks.ShardBuffer(layout), []
+    for frames in ([b"a" * 500, b"bb"], [b"c"], [b"d", b"e", b"f"]):
+        for frame in frames:
+            buffer.add(frame)
+        shard = bytes(buffer.content())
+        index = blocks.decode_index(shard[-blocks.index_bytes(layout) :], layout)
+        ranges = [blocks.frame_range(index, row, len(shard)) for row in range(len(frames))]
+        assert [shard[offset : offset + size] for offset, size in ranges] == frames
+        assert buffer.is_full == (len(frames) == 3)
+        sizes.append(len(shard))
+        buffer.clear()
+    assert sizes == [554, 53, 55]

@@ -50,7 +50,9 @@ class CrashFs(FastFs):
     def make_folder(self, path: Path) -> None:
         self._do("make_folder", path, super().make_folder)
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes | memoryview) -> None:
+        # The caller's memory is used again.
+        data = bytes(data)
         self._do("write", path, lambda p: Fs.write(self, p, data), data=data)
 
     def append(self, path: Path, data: bytes) -> None:
