@@ -20,30 +20,9 @@ from data_collection.audit.config import AuditConfig
 from data_collection.audit.findings import Finding
 from data_collection.audit.timing import Timing, gap_limit_s
 from data_collection.audit.traces import ImageTrace, read_trace
+from data_collection.plot_style import BLUE, COLOURS, INK, ORANGE, RED, STYLE
 from data_collection.store import Episode
 
-BLUE, ORANGE, RED, INK, GRID = "#2f6fed", "#f08a24", "#d1443c", "#3a4354", "#e6e9ef"
-COLOURS = (BLUE, ORANGE, "#1e9e62", "#8c5bd6", "#d1443c", "#0f9bb3", "#b5892b", "#667085")
-STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "svg.fonttype": "none",
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
 POINTS_MAX = 600
 STAMPS_MAX = 2000
 LEGEND_MAX = 8

@@ -15,29 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from armature.spec import RobotSpec
+from data_collection.plot_style import BLUE, INK, ORANGE, STYLE
 from data_collection.store import Episode
 
-BLUE, ORANGE, INK, GRID = "#2f6fed", "#f08a24", "#3a4354", "#e6e9ef"
 EXECUTED, REQUESTED = "action/executed", "action/requested"
-STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "svg.fonttype": "none",
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
 
 
 def curves_svg(episode: Episode, spec: RobotSpec) -> str:
