@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import settings
 # No deadline, because a loaded machine is no failure; the same examples on every run, so that a failure repeats.
 settings.register_profile("armature", deadline=None, derandomize=True)
 settings.load_profile("armature")
+
+# A shell starts background jobs with Ctrl-C ignored, and everything that the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

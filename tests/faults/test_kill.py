@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from data_collection.store import Dataset, create_dataset
 HERE = Path(__file__).parent
 BENCHMARK = HERE.parents[1] / "benchmarks/recorder_kill.py"
 STOP_S = 3.0
+PATIENCE_S = 60.0
 SOAK_S = 10.0
 
 
@@ -67,9 +69,13 @@ class Recording:
 def recording(dataset: Dataset, *arguments: str) -> Iterator[Recording]:
     command = [sys.executable, str(HERE / "recording_process.py"), str(dataset.path), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # One that does not end when it should must not keep the test waiting for what it says.
+    patience = threading.Timer(PATIENCE_S, process.kill)
+    patience.start()
     try:
         yield Recording(process)
     finally:
+        patience.cancel()
         process.kill()
         process.communicate()
 
