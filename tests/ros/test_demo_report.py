@@ -195,7 +195,7 @@ def test_interrupt_leaves_committed_episodes_and_no_process(environment: dict[st
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     log = out / "dataset" / "commits.jsonl"
     deadline_s = time.monotonic() + 120
-    while not (log.exists() and log.read_text().count("\n") >= 1):
+    while not (log.exists() and '"kind": "end"' in log.read_text()):
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
