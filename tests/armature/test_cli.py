@@ -57,7 +57,7 @@ def test_a_module_that_is_not_installed_is_named(monkeypatch, capsys):
 def test_usage_lists_the_verbs(arguments, code, capsys):
     assert cli.main(arguments) == code
     printed = capsys.readouterr()
-    assert "armature {demo,up,eval,train,data}" in printed.out + printed.err
+    assert "armature {demo,up,eval,train,data,replay}" in printed.out + printed.err
 
 
 def test_an_unknown_verb_names_the_valid_ones_in_a_real_process():
@@ -69,4 +69,4 @@ def test_an_unknown_verb_names_the_valid_ones_in_a_real_process():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 2
-    assert result.stderr == "armature: unknown verb 'dmo'. Did you mean 'demo'? Valid: data, demo, eval, train, up\n"
+    assert result.stderr == "armature: unknown verb 'dmo'. Did you mean 'demo'? Valid: data, demo, eval, replay, train, up\n"
