@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import re
 import tempfile
 import warnings
@@ -29,12 +30,14 @@ from policies.nets.observation import VisionConfig
 
 # Above 101 the ports of Fast DDS run into those that Linux gives to clients.
 DOMAINS = range(1, 102)
+# Each test takes the next one: what an earlier test has left in this process knows nothing of the present graph.
+_next_domains = itertools.cycle(DOMAINS)
 
 
 @contextmanager
 def own_domain() -> Iterator[int]:
     """Hold a domain id that no other test process on this machine uses."""
-    for domain in DOMAINS:
+    for domain in itertools.islice(_next_domains, len(DOMAINS)):
         with (Path(tempfile.gettempdir()) / f"armature-test-domain-{domain}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
