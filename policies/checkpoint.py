@@ -18,19 +18,20 @@ from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.normalizer import Normalizer
 from armature.policy import Policy
 from armature.spec import RobotSpec
-from policies.registry import policy_class
+from policies.chunk_policy import ChunkPolicy
+from policies.policy_config import PolicyConfig
+from policies.registry import method_class
 from policies.tensor_folder import SHA256, TensorFolder
 
 WEIGHTS, DOCUMENT = "weights.safetensors", "policy.json"
-FORMAT, FORMAT_VERSION = "armature-policy", 1
-_PARTS = ("family", "config", "spec", "normalizer", "parameters", "provenance")
-_FOLDER = TensorFolder(WEIGHTS, DOCUMENT, ("format", "format_version", *_PARTS))
+_PARTS = ("family", "policy", "method", "spec", "normalizer", "parameters", "provenance")
+_FOLDER = TensorFolder(WEIGHTS, DOCUMENT, "armature-policy", 2, _PARTS)
 
 SaveDtype = Literal["float32", "float16"]
 
 
 def save_checkpoint(
-    path: Path | str, policy: Any, provenance: Mapping[str, Any], save_dtype: SaveDtype = "float32"
+    path: Path | str, policy: ChunkPolicy, provenance: Mapping[str, Any], save_dtype: SaveDtype = "float32"
 ) -> Path:
     """Write a policy of a registered family; half precision halves the file and is float32 again once loaded."""
     weights = {name: tensor.detach().to(getattr(torch, save_dtype)) for name, tensor in policy.state_dict().items()}
@@ -38,10 +39,9 @@ def save_checkpoint(
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: not saved: {name} is not finite as {save_dtype}")
     document = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         "family": policy.family,
-        "config": to_plain(policy.config),
+        "policy": to_plain(policy.config),
+        "method": to_plain(policy.method_config),
         "spec": policy.spec.to_json(),
         "normalizer": policy.normalizer.to_json(),
         "parameters": sum(tensor.numel() for tensor in weights.values()),
@@ -70,16 +70,13 @@ def read_document(path: Path | str) -> dict[str, Any]:
     return _FOLDER.read(Path(path))[0]
 
 
-def _build(file: Path, document: Mapping[str, Any]) -> Any:
-    if (document["format"], document["format_version"]) != (FORMAT, FORMAT_VERSION):
-        found = f"{document['format']} {document['format_version']}"
-        raise CheckpointError(f"{file}: format {found}, this version reads {FORMAT} {FORMAT_VERSION}")
+def _build(file: Path, document: Mapping[str, Any]) -> ChunkPolicy:
     try:
-        family = policy_class(document["family"])
-        config = from_plain(family.Config, document["config"])
+        family = document["family"]
+        config = from_plain(PolicyConfig, document["policy"])
+        method = from_plain(method_class(family).Config, document["method"])
         spec = RobotSpec.from_json(document["spec"])
-        normalizer = Normalizer.from_json(document["normalizer"])
-        return family(config, spec, normalizer)
+        return ChunkPolicy(family, config, method, spec, Normalizer.from_json(document["normalizer"]))
     except (ConfigError, SpecMismatch) as error:
         raise CheckpointError(f"{file}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The families of policies by name, imported only when one is asked for."""
+"""The methods by the name of their family, imported only when one is asked for."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 
 from armature.errors import ConfigError, unknown
 
-POLICIES = {"diffusion": "policies.diffusion:DiffusionPolicy"}
-"""A family is a torch module with `family`, `Config` and `__init__(config, spec, normalizer)` that is a Policy."""
+METHODS = {"diffusion": "policies.diffusion:Diffusion"}
+"""A method is a torch module that keeps the protocol `policies.method.Method`."""
 
 
-def policy_class(family: str) -> Any:
-    """Import the class of a family; raise ConfigError naming the known ones."""
-    if family not in POLICIES:
-        raise ConfigError(unknown("policy family", family, POLICIES))
-    module, name = POLICIES[family].split(":")
+def method_class(family: str) -> Any:
+    """Import the method of a family; raise ConfigError naming the known ones."""
+    if family not in METHODS:
+        raise ConfigError(unknown("policy family", family, METHODS))
+    module, name = METHODS[family].split(":")
     return getattr(import_module(module), name)
+
+
+def family_of(method_config: Any) -> str:
+    """Return the family to which a method's config belongs."""
+    module = type(method_config).__module__
+    return next(family for family, path in METHODS.items() if path.split(":")[0] == module)

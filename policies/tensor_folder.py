@@ -26,14 +26,17 @@ SHA256 = "sha256"
 
 @dataclass(frozen=True)
 class TensorFolder:
-    """The names of the two files, and the keys that the document has to have."""
+    """The names of the two files, the name and version of the format, and the keys that the document has to have."""
 
     tensors_name: str
     document_name: str
+    format: str
+    format_version: int
     keys: tuple[str, ...]
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
         """Write the folder at `path`, in place of one that is there; a crash leaves the old one or the new one."""
+        document = {**self._head, **document}
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         sums = {self.tensors_name: hashlib.sha256(content).hexdigest(), self.document_name: _digest(document)}
         text = json.dumps({**document, SHA256: sums}, indent=1, allow_nan=False) + "\n"
@@ -56,6 +59,10 @@ class TensorFolder:
                 raise CheckpointError(f"{path / self.tensors_name}: {name} is not finite")
         return document, tensors
 
+    @property
+    def _head(self) -> dict[str, Any]:
+        return {"format": self.format, "format_version": self.format_version}
+
     def _read_document(self, path: Path) -> dict[str, Any]:
         if not path.is_dir():
             raise CheckpointError(f"{path}: there is no such folder. {beside(path, self.document_name)}")
@@ -75,7 +82,10 @@ class TensorFolder:
     def _check_keys(self, file: Path, document: Any) -> None:
         if not isinstance(document, dict):
             raise CheckpointError(f"{file}: expected a JSON object, got {type(document).__name__}")
-        expected = {*self.keys, SHA256}
+        if (found := {key: document.get(key) for key in self._head}) != self._head:
+            words = f"format {found['format']} {found['format_version']}"
+            raise CheckpointError(f"{file}: {words}, this version reads {self.format} {self.format_version}")
+        expected = {*self._head, *self.keys, SHA256}
         for key in document:
             if key not in expected:
                 raise CheckpointError(f"{file}: {unknown('key', key, expected)}")

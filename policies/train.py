@@ -34,10 +34,12 @@ from data_collection.sampling import outcome_of, window_weights
 from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.windows import Windows, load_windows, split_by_episode
 from policies.checkpoint import save_checkpoint
+from policies.chunk_policy import ChunkPolicy
 from policies.dataset_torch import WindowTensors, batch_indices
-from policies.diffusion import DiffusionPolicy, relative_part
-from policies.presets import PRESETS
+from policies.policy_config import relative_part
+from policies.presets.catalog import PRESETS
 from policies.provenance import provenance
+from policies.registry import family_of
 from policies.train_config import TrainConfig
 from policies.training_state import TrainingState, learning_rate, seed_draws
 
@@ -146,7 +148,7 @@ def _windows(
     config: TrainConfig, dataset: Dataset, episodes: list[Episode], parts: list[NDArray[np.int64]]
 ) -> list[Windows]:
     """Return the windows of each part of the episodes."""
-    spec, steps = dataset.spec.select(config.policy.observations), (config.policy.obs_steps, config.policy.chunk_steps)
+    spec, steps = config.policy.seen(dataset.spec), (config.policy.obs_steps, config.policy.chunk_steps)
     if config.windows == "memory":
         return [load_windows([episodes[i] for i in part], spec, *steps, config.alignment) for part in parts]
     mapped = open_cache(dataset, episodes, spec, config.alignment, config.cache)
@@ -154,16 +156,17 @@ def _windows(
 
 
 def _tensors(config: TrainConfig, dataset: Dataset, windows: Windows) -> WindowTensors:
-    relative = relative_part(config.policy, dataset.spec.select(config.policy.observations))
+    relative = relative_part(config.policy, config.policy.seen(dataset.spec))
     return WindowTensors(windows, relative, config.device)
 
 
 def _prepare(config: TrainConfig) -> tuple[TrainData, TrainingState]:
     with Console(stderr=True).status(f"reading {config.dataset}"):
         dataset, data = load_data(config)
-    normalizer = data.train.normalizer(dataset.spec.select(config.policy.observations))
+    normalizer = data.train.normalizer(config.policy.seen(dataset.spec))
     torch.manual_seed(config.seed)
-    policy = DiffusionPolicy(config.policy, dataset.spec, normalizer).to(config.device)
+    policy = ChunkPolicy(family_of(config.method), config.policy, config.method, dataset.spec, normalizer)
+    policy.to(config.device)
     state = TrainingState(policy, config.optimizer)
     if config.resume:
         _require_same(config, data, state.load(config.out / "training_state"))
@@ -210,7 +213,7 @@ def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: st
     return config.out / "checkpoint"
 
 
-def validate(policy: DiffusionPolicy, data: WindowTensors, config: TrainConfig) -> dict[str, float]:
+def validate(policy: ChunkPolicy, data: WindowTensors, config: TrainConfig) -> dict[str, float]:
     """Measure on held-out windows, with the same draws every time: loss, and mean absolute error of sampled actions.
 
     The error is in normalised units: 2 is the whole range of an action in the dataset.
@@ -219,12 +222,12 @@ def validate(policy: DiffusionPolicy, data: WindowTensors, config: TrainConfig) 
     every = np.arange(len(data))
     chosen = every[:: max(1, len(every) // (_VALIDATION_BATCHES * config.batch_size))]
     losses, errors = [], []
-    with torch.inference_mode():
+    with torch.no_grad():
         for begin in range(0, len(chosen), config.batch_size):
             batch = data.batch(torch.from_numpy(chosen[begin : begin + config.batch_size]))
             losses.append(policy.loss(batch, generator).item())
             noise = torch.randn(batch["action"].shape, generator=generator).to(batch["action"].device)
-            error = (policy.sample(batch, noise) - batch["action"]) * policy.action_layer.scale
+            error = (policy.sample(batch, noise, generator).actions - batch["action"]) * policy.action_layer.scale
             errors.append(error.abs().mean().item())
     return {"validation_loss": float(np.mean(losses)), "validation_action_error": float(np.mean(errors))}
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from armature.alignment import AlignmentConfig
 from data_collection.sampling import SamplingConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
+from policies.policy_config import PolicyConfig
 from policies.training_state import OptimizerConfig
 
-PresetName = Literal["lift_pixels", "lift_state", "tiny"]
+MethodConfig = DiffusionConfig
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,12 @@ class TrainConfig:
     """Folder of the recorded demonstrations."""
     out: Path
     """Folder for checkpoint, training state and tensorboard."""
-    policy: DiffusionConfig = field(default_factory=DiffusionConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    method: Annotated[MethodConfig, tyro.conf.AvoidSubcommands] = field(default_factory=DiffusionConfig)
+    """Config of the method; its type says which family is trained."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    preset: PresetName = "lift_pixels"
-    """Where the values come from that are not given on the command line."""
+    preset: str = "lift_pixels"
+    """Where the values come from that are not given on the command line: family_size, or a recipe for a task."""
     steps: int = 3000
     """Optimiser steps of the whole training; the learning rate reaches zero there."""
     batch_size: int = 64

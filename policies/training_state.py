@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from armature.errors import CheckpointError, InvalidValue
 from policies.tensor_folder import TensorFolder
 
-_FOLDER = TensorFolder("state.safetensors", "state.json", ("step", "seconds", "config", "dataset_fingerprint"))
+_PARTS = ("step", "seconds", "config", "dataset_fingerprint")
+_FOLDER = TensorFolder("state.safetensors", "state.json", "armature-training-state", 2, _PARTS)
 _ADAM_FIELDS = ("step", "exp_avg", "exp_avg_sq")
 
 

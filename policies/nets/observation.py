@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from armature.errors import ConfigError
 from armature.normalizer import Normalizer
 from armature.spec import ObservationSpec
+from policies.context import Context, ContextSpec
 from policies.nets.affine import AffineLayer
 from policies.nets.vision import ImageEncoder, centre_corners, crop, random_corners
 
@@ -30,10 +31,15 @@ class VisionConfig:
 
 
 class ObservationEncoder(nn.Module):
-    """Encode aligned observations, each (B, obs_steps, *shape), as features (B, obs_steps, F)."""
+    """Encode aligned observations, each (B, obs_steps, *shape), as a Context."""
 
     def __init__(
-        self, spec: ObservationSpec, vision: VisionConfig, normalizer: Normalizer, vector_noise: float = 0.0
+        self,
+        spec: ObservationSpec,
+        obs_steps: int,
+        vision: VisionConfig,
+        normalizer: Normalizer,
+        vector_noise: float = 0.0,
     ) -> None:
         super().__init__()
         _check_vision(spec, vision)
@@ -42,9 +48,10 @@ class ObservationEncoder(nn.Module):
             ImageEncoder(vision.channels, vision.strides, vision.features) for _ in spec.images
         )
         self.vectors = nn.ModuleList(AffineLayer(normalizer.affine(array.name)) for array in spec.vectors)
-        self.features = len(spec.images) * vision.features + sum(array.size for array in spec.vectors)
+        state_dim = sum(array.size for array in spec.vectors)
+        self.context_spec = ContextSpec(obs_steps, state_dim, len(spec.images), vision.features)
 
-    def forward(self, values: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Tensor:
+    def forward(self, values: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Context:
         """Encode; `augment` draws image windows and noise on the vectors, None takes centred windows and no noise."""
         images = [
             self._camera(encoder, values[array.name], augment)
@@ -54,7 +61,10 @@ class ObservationEncoder(nn.Module):
             self._vector(layer, values[array.name], augment)
             for array, layer in zip(self.spec.vectors, self.vectors, strict=True)
         ]
-        return torch.cat(images + vectors, dim=-1)
+        like = values[self.spec.names[0]]
+        empty = torch.zeros(*like.shape[:2], 0, device=like.device)
+        state = torch.cat(vectors, dim=-1) if vectors else empty
+        return Context(state, torch.stack(images, dim=2) if images else empty[..., None])
 
     def _camera(self, encoder: nn.Module, images: Tensor, augment: torch.Generator | None) -> Tensor:
         count, margin = len(images), self.margin_px

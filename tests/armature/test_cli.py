@@ -69,4 +69,7 @@ def test_an_unknown_verb_names_the_valid_ones_in_a_real_process():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 2
-    assert result.stderr == "armature: unknown verb 'dmo'. Did you mean 'demo'? Valid: data, demo, eval, replay, train, up\n"
+    assert (
+        result.stderr
+        == "armature: unknown verb 'dmo'. Did you mean 'demo'? Valid: data, demo, eval, replay, train, up\n"
+    )

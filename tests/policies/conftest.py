@@ -21,9 +21,11 @@ from armature.spec import (
     ObservationSpec,
     RobotSpec,
 )
+from armature.testing import random_observation
 from data_collection.store import create_dataset
-from policies.diffusion import DiffusionConfig, DiffusionPolicy
-from policies.presets import tiny
+from policies.chunk_policy import ChunkPolicy
+from policies.presets.catalog import PRESETS
+from policies.registry import family_of
 from policies.train_config import TrainConfig
 
 PERIOD_NS = 50_000_000
@@ -84,25 +86,44 @@ def record(tmp_path, spec):
 
 @pytest.fixture
 def train_config(dataset, tmp_path) -> TrainConfig:
-    return tiny(dataset, tmp_path / "run")
+    return PRESETS["diffusion_tiny"](dataset, tmp_path / "run")
 
 
-def policy_config(**changes) -> DiffusionConfig:
-    return replace(tiny(Path(), Path()).policy, **changes)
+def make_policy(spec: RobotSpec, family: str = "diffusion", seed: int = 0, method=None, **changes) -> ChunkPolicy:
+    """Make an untrained policy of the family's tiny preset, ready for inference.
 
-
-def make_policy(spec: RobotSpec, seed: int = 0, **changes) -> DiffusionPolicy:
-    """Make an untrained policy, ready for inference, whose statistics are the bounds of the spec."""
-    config = policy_config(**changes)
-    arrays = [*spec.select(config.observations).observation.vectors]
-    bounds = {array.name: np.array([array.low, array.high]) for array in arrays}
+    `changes` are those of the PolicyConfig, `method` a dict of those of the method's. Its statistics are the bounds of
+    the spec.
+    """
+    preset = PRESETS[f"{family}_tiny"](Path(), Path())
+    config, method = replace(preset.policy, **changes), replace(preset.method, **(method or {}))
+    bounds = {array.name: np.array([array.low, array.high]) for array in config.seen(spec).observation.vectors}
     bounds["action"] = np.stack([spec.action.low, spec.action.high])
     fields = {name: FieldStats.of(value) for name, value in bounds.items()}
     torch.manual_seed(seed)
-    return DiffusionPolicy(config, spec, Normalizer(fields, dict.fromkeys(fields, "limits"))).eval()
+    return ChunkPolicy(
+        family_of(method), config, method, spec, Normalizer(fields, dict.fromkeys(fields, "limits"))
+    ).eval()
 
 
 @pytest.fixture
 def new_policy(spec):
-    """Return a function that makes an untrained policy: new_policy(seed=0, **config_changes)."""
-    return lambda **changes: make_policy(spec, **changes)
+    """Return a function that makes an untrained policy: new_policy(family, seed=0, method={...}, **policy_changes)."""
+    return lambda *family, **changes: make_policy(spec, *family, **changes)
+
+
+def random_batch(policy: ChunkPolicy, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Draw valid observations and actions, as a training batch of `count` windows."""
+    rng = np.random.default_rng(seed)
+    observations = [random_observation(policy.spec, policy.obs_steps, rng, 0).values for _ in range(count)]
+    names = policy.spec.observation.names
+    values = {name: torch.from_numpy(np.stack([o[name] for o in observations])) for name in names}
+    bounds = policy.spec.action.low, policy.spec.action.high
+    actions = rng.uniform(*bounds, (count, policy.config.chunk_steps, policy.spec.action.dim))
+    return {**values, "action": torch.from_numpy(actions).float()}
+
+
+@pytest.fixture
+def batch_of():
+    """Return a function that draws a batch for a policy: batch_of(policy, count, seed=0)."""
+    return random_batch

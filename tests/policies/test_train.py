@@ -25,7 +25,7 @@ from data_collection.sampling import OutcomeWeights, SamplingConfig
 from data_collection.windows import Windows
 from policies.checkpoint import load_policy, read_document
 from policies.dataset_torch import WindowTensors, batch_indices
-from policies.presets import PRESETS
+from policies.presets.catalog import PRESETS
 from policies.train import load_data, parse_arguments, train
 from policies.train_config import TrainConfig
 from policies.training_state import OptimizerConfig, ema_decay, learning_rate
@@ -61,8 +61,9 @@ def test_training_makes_a_policy_and_says_where_it_comes_from(train_config):
 
 @pytest.mark.parametrize(("denoiser", "steps", "stop"), [("unet", 200, 100), ("transformer", 12, 5)])
 def test_stopping_and_resuming_equals_training_through(train_config, tmp_path, denoiser, steps, stop):
-    policy = replace(train_config.policy, denoiser=denoiser, relative_actions=True, vector_noise=0.1)
-    through = replace(train_config, policy=policy, steps=steps, out=tmp_path / "through")
+    policy = replace(train_config.policy, relative_actions=True, vector_noise=0.1)
+    method = replace(train_config.method, denoiser=denoiser)
+    through = replace(train_config, policy=policy, method=method, steps=steps, out=tmp_path / "through")
     parts = replace(through, out=tmp_path / "parts")
     train(through)
     train(replace(parts, stop_at_step=stop))
@@ -121,8 +122,9 @@ def test_a_cache_without_mapping_is_refused(train_config, tmp_path):
 
 
 def test_alignment_and_sampling_are_read_from_the_command_line(tmp_path):
-    arguments = ["--dataset", "d", "--out", str(tmp_path), "--preset", "tiny", "--windows", "mapped", "--cache", "c"]
-    arguments += ["--alignment.hold", "gripper/opening", "--alignment.max-ages-s", "camera/scene", "0.1"]
+    arguments = ["--dataset", "d", "--out", str(tmp_path), "--preset", "diffusion_tiny"]
+    arguments += ["--windows", "mapped", "--cache", "c", "--alignment.hold", "gripper/opening"]
+    arguments += ["--alignment.max-ages-s", "camera/scene", "0.1"]
     arguments += ["--sampling.mode", "advantage", "--sampling.top-k", "5", "--sampling.outcome.failure", "0"]
     config = parse_arguments(arguments)
     assert config.alignment == AlignmentConfig(hold=("gripper/opening",), max_ages_s={"camera/scene": 0.1})
@@ -133,7 +135,7 @@ def test_alignment_and_sampling_are_read_from_the_command_line(tmp_path):
 
 def test_interrupted_training_resumes(train_config, tmp_path):
     interrupted = replace(train_config, steps=100_000)
-    options = ["--dataset", str(train_config.dataset), "--out", str(train_config.out), "--preset", "tiny"]
+    options = ["--dataset", str(train_config.dataset), "--out", str(train_config.out), "--preset", "diffusion_tiny"]
     command = [sys.executable, "-m", "armature.cli", "train", *options, "--steps", "100000", "--threads", "1"]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:
         while not list(train_config.out.glob("tensorboard/*")) and process.poll() is None:
@@ -209,14 +211,14 @@ def test_an_observation_that_the_dataset_lacks_is_named(train_config):
 
 
 def test_command_line_overrides_the_preset(tmp_path):
-    arguments = ["--dataset", "d", "--out", str(tmp_path), "--preset", "lift_state", "--policy.denoiser", "transformer"]
-    config = parse_arguments([*arguments, "--steps", "7", "--policy.unet.dims", "8", "16"])
+    arguments = ["--dataset", "d", "--out", str(tmp_path), "--preset", "lift_state", "--method.denoiser", "transformer"]
+    config = parse_arguments([*arguments, "--steps", "7", "--method.unet.dims", "8", "16"])
     default = PRESETS["lift_state"](config.dataset, config.out)
-    expected = replace(default.policy, denoiser="transformer", unet=replace(default.policy.unet, dims=(8, 16)))
-    assert config == replace(default, steps=7, policy=expected)
+    expected = replace(default.method, denoiser="transformer", unet=replace(default.method.unet, dims=(8, 16)))
+    assert config == replace(default, steps=7, method=expected)
 
 
-@pytest.mark.parametrize("arguments", [["--stepz", "3"], ["--policy.denoiser", "unett"], ["--steps", "many"], []])
+@pytest.mark.parametrize("arguments", [["--stepz", "3"], ["--method.denoiser", "unett"], ["--steps", "many"], []])
 def test_wrong_arguments_end_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         armature(["train", "--dataset", "d", *arguments])
@@ -231,7 +233,7 @@ def test_an_unknown_preset_names_the_known(capsys):
 
 def test_presets_fit_their_own_name(tmp_path):
     assert {name: make(tmp_path, tmp_path).preset for name, make in PRESETS.items()} == {n: n for n in PRESETS}
-    assert isinstance(PRESETS["tiny"](tmp_path, tmp_path), TrainConfig)
+    assert isinstance(PRESETS["diffusion_tiny"](tmp_path, tmp_path), TrainConfig)
 
 
 def test_every_window_is_seen_once_an_epoch_in_an_order_of_its_own():

@@ -25,8 +25,10 @@ from armature.normalizer import FieldStats, Normalizer
 from armature.spec import RobotSpec
 from armature_ros.graph import graph_environment
 from policies.checkpoint import save_checkpoint
-from policies.diffusion import DiffusionConfig, DiffusionPolicy, UnetConfig
+from policies.chunk_policy import ChunkPolicy
+from policies.diffusion import DiffusionConfig, UnetConfig
 from policies.nets.observation import VisionConfig
+from policies.policy_config import PolicyConfig
 
 # Above 101 the ports of Fast DDS run into those that Linux gives to clients.
 DOMAINS = range(1, 102)
@@ -93,18 +95,14 @@ def write_checkpoint() -> Callable[..., Path]:
 
 def _write_checkpoint(path: Path, spec: RobotSpec, observations: tuple[str, ...], obs_steps: int = 1) -> Path:
     """Write the policy, which sees `observations` of `spec`."""
-    config = DiffusionConfig(
-        observations=observations,
-        obs_steps=obs_steps,
-        chunk_steps=8,
-        sampling_steps=2,
-        unet=UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16),
-        vision=VisionConfig(channels=(4, 8), strides=(2, 2), features=8, crop_margin_px=4),
-    )
+    vision = VisionConfig(channels=(4, 8), strides=(2, 2), features=8, crop_margin_px=4)
+    config = PolicyConfig(observations, obs_steps, chunk_steps=8, vision=vision)
+    unet = UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16)
     rng = np.random.default_rng(0)
     vectors = spec.observation.select(observations).vectors
     fields = {a.name: FieldStats.of(rng.normal(size=(64, a.size))) for a in vectors}
     fields["action"] = FieldStats.of(rng.uniform(spec.action.low, spec.action.high, (64, spec.action.dim)))
     torch.manual_seed(0)
-    policy = DiffusionPolicy(config, spec, Normalizer(fields, dict.fromkeys(fields, "limits")))
+    method = DiffusionConfig(sampling_steps=2, unet=unet)
+    policy = ChunkPolicy("diffusion", config, method, spec, Normalizer(fields, dict.fromkeys(fields, "limits")))
     return save_checkpoint(path, policy, {"dataset_fingerprint": "none", "command": "test"})

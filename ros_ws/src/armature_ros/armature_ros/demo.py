@@ -173,7 +173,7 @@ def _shortest(path: Path) -> str:
 
 def _replan_steps(graph: GraphConfig, document: dict[str, Any] | None) -> int:
     """Return after how many ticks a new chunk is asked for; the scripted expert answers every tick."""
-    return 1 if document is None else min(graph.execute_steps, int(document["config"]["chunk_steps"]))
+    return 1 if document is None else min(graph.execute_steps, int(document["policy"]["chunk_steps"]))
 
 
 def _description(config: DemoConfig, spec: RobotSpec, document: dict[str, Any] | None) -> str:

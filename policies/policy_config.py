@@ -1,0 +1,51 @@
+"""What a policy sees and how many actions it predicts, whatever its method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from armature.errors import ConfigError
+from armature.spec import JOINT_POSITION, RobotSpec
+from policies.nets.observation import VisionConfig
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Inputs and outputs of a policy."""
+
+    observations: tuple[str, ...] = ()
+    """Names of the arrays it sees, of those that the robot's spec offers; none named: all of them."""
+    obs_steps: int = 1
+    """Aligned steps of history, the present one included."""
+    chunk_steps: int = 16
+    """Actions predicted per chunk; the first is due at the latest observation."""
+    relative_actions: bool = False
+    """Predict joint targets relative to the joint positions of the latest observation [rad]."""
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    vector_noise: float = 0.0
+    """Deviation of the noise added to vector observations in training, in normalised units (their range is 2)."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        for name in ("obs_steps", "chunk_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.vector_noise < 0:
+            raise ConfigError(f"vector_noise is {self.vector_noise}, must not be negative")
+
+    def seen(self, offered: RobotSpec) -> RobotSpec:
+        """Narrow the spec of a robot to what the policy sees of it; raise SpecMismatch on an array it does not have."""
+        return offered.select(self.observations or offered.observation.names)
+
+
+def relative_part(config: PolicyConfig, spec: RobotSpec) -> slice | None:
+    """Return the elements of the action that are predicted relative to the joint positions, None for none."""
+    if not config.relative_actions:
+        return None
+    if spec.action.kind != "joint_position" or JOINT_POSITION not in spec.observation.names:
+        observed = ", ".join(spec.observation.names)
+        raise ConfigError(
+            f"relative_actions needs a joint_position action and {JOINT_POSITION} among the observations, "
+            f"got {spec.action.kind} and {observed}"
+        )
+    return spec.action.slice_of(JOINT_POSITION)
