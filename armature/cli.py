@@ -13,6 +13,7 @@ VERBS = {
     "demo": "armature_ros.demo:main",
     "up": "armature_ros.up:main",
     "eval": "sim.evaluate:main",
+    "collect": "sim.collect:main",
     "train": "policies.train:main",
     "data": "data_collection.cli:main",
     "replay": "sim.replay:main",

@@ -16,6 +16,7 @@ ROS_PACKAGES = ("armature_ros", "armature_bringup")
 OURS = {*ROOMS, *ROS_PACKAGES}
 JOINING = {
     "policies/dataset_torch.py",
+    "sim/collect.py",
     "sim/evaluate.py",
     "sim/replay.py",
     *(f"policies/{p.name}" for p in ROOT.glob("policies/train*.py")),

@@ -188,21 +188,27 @@ def test_demo_of_the_expert_writes_everything(environment: dict[str, str], tmp_p
     }  # fmt: skip
 
 
-@pytest.mark.ros
-def test_interrupt_leaves_committed_episodes_and_no_process(environment: dict[str, str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    command = [*DEMO, "--episodes", "50", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    log = out / "dataset" / "commits.jsonl"
+def await_first_episode(process: subprocess.Popen[str], log: Path) -> None:
     deadline_s = time.monotonic() + 120
     while not (log.exists() and '"kind": "end"' in log.read_text()):
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 4
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+
+
+@pytest.mark.ros
+def test_interrupt_leaves_committed_episodes_and_no_process(environment: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*DEMO, "--episodes", "50", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            await_first_episode(process, out / "dataset" / "commits.jsonl")
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) >= 4
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "interrupted" in errors
     assert not any(child.is_running() for child in children)

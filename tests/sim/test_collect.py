@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from armature.cli import main as armature
+from armature.errors import ConfigError, DatasetError
+from armature.spec import JOINT_POSITION
+from data_collection.store import open_dataset
+from data_collection.windows import load_windows
+from sim.collect import CollectConfig, collect
+from sim.defaults import default_scheduler, limits_for
+from sim.environment import make_env
+from sim.expert import make_expert
+from sim.rollout import rollout
+from sim.tasks import SimConfig, Task
+
+
+def test_recorded_demonstrations_are_the_rollouts_and_train(tmp_path, capsys):
+    path = tmp_path / "lift"
+    assert armature(["collect", "--dataset", str(path), "--episodes", "2", "--prompt", "lift the cube"]) == 0
+    assert "2 episodes of" in capsys.readouterr().out
+    episodes = open_dataset(path).episodes
+    env = make_env(SimConfig("lift", cameras=False))
+    policy = make_expert(SimConfig("lift", cameras=False))
+    seed = episodes[0].metadata["seed"]
+    result = rollout(env, policy, seed, default_scheduler(), limits_for(env.robot_spec.action))
+    env.close()
+    assert np.array_equal(episodes[0].read("action/executed")[2], result.commands)
+    assert episodes[0].metadata["prompt"] == "lift the cube"
+    assert [episode.metadata["success"] for episode in episodes] == [True, True]
+    assert episodes[0].read("reward")[2].sum() == 1.0
+    windows = load_windows(episodes, open_dataset(path).spec.select((JOINT_POSITION,)), 2, 8)
+    assert len(windows) == sum(episode.length("action/executed") for episode in episodes)
+
+
+def test_a_task_without_an_expert_is_refused_and_nothing_is_made(tmp_path):
+    with pytest.raises(ConfigError, match="unknown task with an expert 'pusht'"):
+        collect(CollectConfig(tmp_path / "d", task="pusht"), Console())
+    with pytest.raises(ConfigError, match="episodes: 0"):
+        collect(CollectConfig(tmp_path / "d", episodes=0), Console())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_failures_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("sim.tasks.TASKS", {"lift": Task("Lift", 3, "panda")})
+    with pytest.raises(DatasetError, match="only 0 of 3 attempts at lift succeeded"):
+        collect(CollectConfig(tmp_path / "d", episodes=1), Console())
