@@ -16,11 +16,11 @@ VECTORS = (JOINT_POSITION, GRIPPER_OPENING)
 def test_noise_does_not_matter_and_actions_stay_within_the_statistics(new_policy, batch_of):
     policy = new_policy("bc", observations=VECTORS)
     with torch.no_grad():
-        policy.method.network.head.bias += 2.0
+        policy.method.network.head.bias += 20.0
     batch = batch_of(policy, 4)
     first, second = (policy.sample(batch, torch.randn(4, 8, 3)).actions for _ in range(2))
     assert torch.equal(first, second)
-    assert torch.equal(first, torch.tensor(policy.spec.action.high).float().expand(4, 8, 3))
+    torch.testing.assert_close(first, torch.tensor(policy.spec.action.high).float().expand(4, 8, 3))
 
 
 def test_the_loss_is_the_squared_error_in_normalised_units(new_policy, batch_of):
@@ -43,8 +43,8 @@ def test_two_ways_to_do_the_same_are_averaged(new_policy, batch_of):
     )
     batch["action"] = batch["action"].expand(2, 8, 3)
     state = TrainingState(policy, OptimizerConfig(learning_rate=3e-3, warmup_steps=20))
-    for _ in range(300):
-        state.update(batch, seed=0, steps=300)
+    for _ in range(100):
+        state.update(batch, seed=0, steps=100)
     actions_n = policy.action_layer(state.average.sample(batch, torch.zeros(2, 8, 3)).actions)
     assert actions_n.abs().max().item() < 0.1
 

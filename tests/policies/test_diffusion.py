@@ -154,7 +154,8 @@ def test_more_steps_come_closer_to_the_exact_solution():
 
 
 def test_the_second_order_solver_is_closer_in_as_many_steps():
-    assert _error("dpm++", 10) < 0.6 * _error("ddim", 10)
+    assert _error("dpm++", 50) < 0.4 * _error("ddim", 50)
+    assert _error("dpm++", 100) < 1e-3
 
 
 def test_a_sampler_remembers_nothing_of_the_call_before():
@@ -166,7 +167,7 @@ def test_a_sampler_remembers_nothing_of_the_call_before():
 
 
 def test_the_random_sampler_draws_from_its_generator_only():
-    method = _method(replace(SMALL, sampler="ddpm", sampling_steps=50), _best_noise)
+    method = _method(replace(SMALL, sampler="ddpm", sampling_steps=100), _best_noise)
     noise = torch.randn(500, 8, 3, generator=torch.Generator().manual_seed(0))
     before = torch.get_rng_state()
     first, again, other = (
@@ -175,7 +176,9 @@ def test_the_random_sampler_draws_from_its_generator_only():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert (first - other).abs().mean() > 0.1
-    assert first.std().item() == pytest.approx(DEVIATION, abs=0.02)
+    # Below DEVIATION, as each step has the smaller variance of Ho et al. 2020, section 3.2; their equation 7, followed
+    # in floats for 100 steps, gives 0.2843.
+    assert first.std().item() == pytest.approx(0.2843, abs=0.006)
     # The first noise is forgotten on the way: what was high there may end low.
     assert abs(torch.corrcoef(torch.stack([noise.flatten(), first.flatten()]))[0, 1].item()) < 0.2
 
