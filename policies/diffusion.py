@@ -1,7 +1,8 @@
 """Diffusion Policy (Chi et al. 2023, arXiv 2303.04137): a chunk of actions is denoised, given the observation.
 
-Training predicts the noise of 100 DDPM steps with the squared-cosine schedule; inference takes a few DDIM steps. The
-observation is encoded once per chunk. The chunk starts at the latest observation: no past actions are predicted.
+Training adds the noise of 100 DDPM steps with the squared-cosine schedule; inference takes a few steps of DDIM, or of
+DPM-Solver++, or the random ones of DDPM itself. The observation is encoded once per chunk. The chunk starts at the
+latest observation: no past actions are predicted. The clean chunk is clipped to [-1, 1] at every step of every sampler.
 """
 
 from __future__ import annotations
@@ -10,128 +11,133 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
-from armature.errors import ConfigError
+from armature.errors import ConfigError, InvalidValue
 from policies.context import Context, ContextSpec
 from policies.method import Sampled
-from policies.nets.transformer import ConditionalTransformer
-from policies.nets.unet1d import ConditionalUnet1d
+from policies.nets.denoisers import DitConfig, TransformerConfig, UnetConfig
 
-
-@dataclass(frozen=True)
-class UnetConfig:
-    """The 1-D U-Net; published: dims (256, 512, 1024), kernel 5."""
-
-    dims: tuple[int, ...] = (256, 512, 1024)
-    kernel: int = 5
-    groups: int = 8
-    step_dim: int = 128
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The encoder-decoder transformer; published: width 256, 8 layers, 4 heads, dropout 0.3."""
-
-    width: int = 256
-    layers: int = 8
-    heads: int = 4
-    dropout: float = 0.1
+Scheduler = DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """How the denoiser is built and how it samples."""
 
-    denoiser: Literal["unet", "transformer"] = "unet"
+    denoiser: Literal["unet", "transformer", "dit"] = "unet"
     unet: UnetConfig = field(default_factory=UnetConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    dit: DitConfig = field(default_factory=DitConfig)
+    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise, the clean chunk (x0), or the velocity (Salimans and Ho 2022, section 4)."""
     noise_draws: int = 4
     """Noises and diffusion steps drawn per observation in training: encoding images costs more than denoising."""
     train_timesteps: int = 100
     """Diffusion steps of the DDPM in training."""
+    sampler: Literal["ddim", "ddpm", "dpm++"] = "ddim"
+    """DDIM and DPM-Solver++ (second order) draw nothing but the first noise; DDPM draws noise at every step."""
     sampling_steps: int = 10
-    """DDIM steps per chunk in inference."""
+    """Steps of the sampler per chunk in inference, which is how often the network is called."""
+    spacing: Literal["leading", "trailing"] = "leading"
+    """Where those steps lie: 10 of 100 at 90, 80, ..., 0 as published, or at 99, 89, ..., 9. From few leading steps the
+    first takes pure noise for a half-denoised chunk; trailing ones ask the network about pure noise itself, of which
+    `epsilon` says nothing: they are for `sample` and `v_prediction` (Lin et al. 2024, arXiv 2305.08891, part 3.3)."""
 
 
 class Diffusion(nn.Module):
-    """Denoises chunks by predicting the noise in them."""
+    """Denoises chunks by predicting the noise in them, or what is equivalent."""
 
     family = "diffusion"
     Config = DiffusionConfig
 
     def __init__(self, config: DiffusionConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()
-        _check(config, chunk_steps)
+        _check(config)
         self.config = config
-        self.denoiser = _denoiser(config, action_dim, chunk_steps, context)
-        self.ddpm, self.ddim = schedulers(config)
+        networks = {"unet": config.unet, "transformer": config.transformer, "dit": config.dit}
+        self.denoiser = networks[config.denoiser].build(action_dim, chunk_steps, context)
+        self.noising, self.sampler = schedulers(config)
 
     def loss(self, actions: Tensor, context: Context, generator: torch.Generator) -> Tensor:
-        """Return the mean squared error of the predicted noise (Ho et al. 2020, equation 14)."""
+        """Return the mean squared error of the prediction (of the noise: Ho et al. 2020, equation 14)."""
         draws = self.config.noise_draws
         condition = context.features.repeat_interleave(draws, dim=0)  # (B * draws, obs_steps, F)
         actions = actions.repeat_interleave(draws, dim=0)
         noise = torch.randn(actions.shape, generator=generator).to(actions.device)
         step = torch.randint(self.config.train_timesteps, (len(noise),), generator=generator).to(noise.device)
-        noisy = self.ddpm.add_noise(actions, noise, step)
-        return nn.functional.mse_loss(self.denoiser(noisy, step, condition), noise)
+        noisy = self.noising.add_noise(actions, noise, step)
+        target = prediction_target(self.noising, actions, noise, step)
+        return nn.functional.mse_loss(self.denoiser(noisy, step, condition), target)
 
     def sample(self, context: Context, noise: Tensor, generator: torch.Generator | None = None) -> Sampled:
-        """Denoise by DDIM, which draws nothing beyond `noise` (Song et al. 2021, equation 12 with sigma 0)."""
+        """Denoise step by step; raise InvalidValue where the sampler draws and has no generator."""
+        if self.config.sampler == "ddpm" and generator is None:
+            raise InvalidValue("the sampler ddpm draws noise at every step: give it a generator")
         condition = context.features
-        self.ddim.set_timesteps(self.config.sampling_steps)
+        begin(self.sampler, self.config)
         actions = noise
-        for step in self.ddim.timesteps.tolist():
+        for step in self.sampler.timesteps.tolist():
             steps = torch.full((len(noise),), step, device=noise.device)
-            actions = self.ddim.step(self.denoiser(actions, steps, condition), step, actions).prev_sample
+            predicted = self.denoiser(actions, steps, condition)
+            actions = self.sampler.step(predicted, step, actions, generator=generator).prev_sample
         return Sampled(actions, {})
 
 
-def schedulers(config: DiffusionConfig) -> tuple[DDPMScheduler, DDIMScheduler]:
-    """Make the noise schedules of training and of sampling, which share every constant."""
+def prediction_target(schedule: DDPMScheduler, actions: Tensor, noise: Tensor, step: Tensor) -> Tensor:
+    """Return what the network is to predict from clean chunks with noise of diffusion step `step` (B,)."""
+    if schedule.config.prediction_type == "epsilon":
+        return noise
+    if schedule.config.prediction_type == "sample":
+        return actions
+    return schedule.get_velocity(actions, noise, step)
+
+
+def schedulers(config: DiffusionConfig) -> tuple[DDPMScheduler, Scheduler]:
+    """Make the noise schedule of training and the sampler, which share every constant."""
     constants: dict[str, Any] = {
         # By keyword: given by position, diffusers' own config forgets it.
         "num_train_timesteps": config.train_timesteps,
         "beta_schedule": "squaredcos_cap_v2",
-        "clip_sample": True,
-        "prediction_type": "epsilon",
+        "prediction_type": config.prediction,
+        "steps_offset": _stride(config) - 1 if config.spacing == "trailing" else 0,
     }
-    return DDPMScheduler(**constants), DDIMScheduler(**constants, set_alpha_to_one=True, steps_offset=0)
+    noising = DDPMScheduler(**constants, clip_sample=True)
+    if config.sampler == "ddim":
+        # Song et al. 2021, equation 12 with sigma 0; the last step ends at the clean chunk.
+        return noising, DDIMScheduler(**constants, clip_sample=True, set_alpha_to_one=True)
+    if config.sampler == "ddpm":
+        return noising, DDPMScheduler(**constants, clip_sample=True)
+    # Lu et al. 2022, arXiv 2211.01095, algorithm 2. Thresholding with this maximum is the clipping of the others.
+    return noising, DPMSolverMultistepScheduler(**constants, thresholding=True, sample_max_value=1.0)
 
 
-def _denoiser(config: DiffusionConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
-    if config.denoiser == "unet":
-        unet = config.unet
-        condition = context.features * context.obs_steps
-        return ConditionalUnet1d(action_dim, condition, unet.dims, unet.kernel, unet.groups, unet.step_dim)
-    net = config.transformer
-    sizes = (chunk_steps, context.obs_steps, net.width, net.layers, net.heads, net.dropout)
-    return ConditionalTransformer(action_dim, context.features, *sizes)
+def begin(sampler: Scheduler, config: DiffusionConfig) -> None:
+    """Set a sampler to its first step, without memory of what it did before."""
+    if isinstance(sampler, DPMSolverMultistepScheduler):
+        # Its own spacing repeats steps when there are many, and then divides by zero: it takes those of the others.
+        offset = sampler.config.steps_offset
+        sampler.set_timesteps(timesteps=[k * _stride(config) + offset for k in reversed(range(config.sampling_steps))])
+    else:
+        sampler.set_timesteps(config.sampling_steps)
 
 
-def _check(config: DiffusionConfig, chunk_steps: int) -> None:
-    if not 1 <= config.sampling_steps <= config.train_timesteps:
-        raise ConfigError(f"sampling_steps {config.sampling_steps}: allowed 1..{config.train_timesteps}")
+def _stride(config: DiffusionConfig) -> int:
+    return config.train_timesteps // config.sampling_steps
+
+
+def _check(config: DiffusionConfig) -> None:
     if config.noise_draws < 1:
         raise ConfigError(f"noise_draws is {config.noise_draws}, must be at least 1")
-    if config.denoiser == "unet":
-        _check_unet(config.unet, chunk_steps)
-    elif config.transformer.width % (2 * config.transformer.heads):
-        width, heads = config.transformer.width, config.transformer.heads
-        raise ConfigError(f"transformer.width {width}: must be a multiple of twice the {heads} heads")
-
-
-def _check_unet(unet: UnetConfig, chunk_steps: int) -> None:
-    levels = len(unet.dims)
-    if levels == 0:
-        raise ConfigError("unet.dims is empty: name the channels of at least one level")
-    multiple = 2 ** (levels - 1)
-    if chunk_steps % multiple:
-        raise ConfigError(f"chunk_steps {chunk_steps}: a U-Net of {levels} levels needs a multiple of {multiple}")
-    if unet.kernel % 2 == 0:
-        raise ConfigError(f"unet.kernel {unet.kernel}: must be odd")
-    for width in unet.dims:
-        if width % unet.groups:
-            raise ConfigError(f"unet.dims {width}: must be a multiple of unet.groups {unet.groups}")
+    steps, every = config.sampling_steps, config.train_timesteps
+    if not 1 <= steps <= every:
+        raise ConfigError(f"sampling_steps {steps}: allowed 1..{every}")
+    reached = steps * _stride(config)
+    if reached < 0.9 * every:
+        # Steps lie a whole number of diffusion steps apart: 60 of 100 would be the lowest 60, far from pure noise.
+        fitting = every // (_stride(config) + 1), every // _stride(config)
+        raise ConfigError(
+            f"sampling_steps {steps}: would cover {reached} of the {every} diffusion steps; {fitting[0]} or "
+            f"{fitting[1]} cover them"
+        )

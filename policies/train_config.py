@@ -10,12 +10,13 @@ import tyro
 
 from armature.alignment import AlignmentConfig
 from data_collection.sampling import SamplingConfig
+from policies.bc import BcConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
 from policies.policy_config import PolicyConfig
 from policies.training_state import OptimizerConfig
 
-MethodConfig = DiffusionConfig
+MethodConfig = DiffusionConfig | BcConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policies.diffusion import DiffusionConfig, TransformerConfig, UnetConfig
+from policies.diffusion import DiffusionConfig
+from policies.nets.denoisers import DitConfig, TransformerConfig, UnetConfig
 from policies.nets.observation import VisionConfig
 from policies.policy_config import PolicyConfig
 from policies.train_config import TrainConfig
@@ -18,6 +19,7 @@ def tiny(dataset: Path, out: Path) -> TrainConfig:
         sampling_steps=4,
         unet=UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16),
         transformer=TransformerConfig(width=16, layers=1, heads=2),
+        dit=DitConfig(width=16, layers=1, heads=2, step_dim=16),
     )
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
     sizes = {"steps": 20, "batch_size": 8, "validation_fraction": 0.25}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from armature.spec import CAMERA_SCENE, CAMERA_WRIST, GRIPPER_OPENING, JOINT_POSITION, OBJECT_POSE, TCP_POSE
-from policies.diffusion import DiffusionConfig, UnetConfig
+from policies.diffusion import DiffusionConfig
+from policies.nets.denoisers import UnetConfig
 from policies.nets.observation import VisionConfig
 from policies.policy_config import PolicyConfig
 from policies.train_config import TrainConfig

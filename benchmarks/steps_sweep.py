@@ -1,0 +1,173 @@
+"""How many evaluations of its network does a family need? Coverage in Push-T against their number, family by family.
+
+Policies come from --checkpoints, as `benchmarks/pusht.py` leaves them: DIR/FAMILY/checkpoint. Nothing is trained: only
+the sampler's number of steps is changed, by the field of the family's own config. An evaluation of EBT is one step down
+its energy, which costs about three passes through its network; the table states milliseconds beside evaluations.
+Diffusion takes trailing steps here, since leading ones (its default) begin half-way where there are few of them.
+
+    python benchmarks/steps_sweep.py [--checkpoints DIR] [--families ebt score] [--episodes N] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from harness import ROOT, Arguments, Criterion, at_least, main
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from armature.errors import ConfigError, unknown
+from armature.testing import random_observation
+from policies.checkpoint import load_policy
+from policies.chunk_policy import ChunkPolicy
+from policies.registry import METHODS
+from sim.defaults import default_scheduler, limits_for
+from sim.environment import make_env
+from sim.rollout import rollout
+from sim.tasks import SimConfig
+
+EVALUATIONS = (1, 2, 3, 5, 10, 50, 100)
+QUICK_EVALUATIONS, QUICK_EPISODES = (1, 10), 2
+ENOUGH = {"ebt": 2, "hrdt": 2, "mode": 3, "score": 3}
+"""Evaluations at which a family has to be within POINTS of its own best."""
+POINTS = 3.0
+FIRST_SEED = 100_000
+"""As in Chi et al. 2023: no demonstration begins there."""
+TIMED_CHUNKS = 20
+
+
+@dataclass(frozen=True)
+class SweepArguments(Arguments):
+    checkpoints: Path = ROOT / "runs" / "pusht"
+    """Folder with FAMILY/checkpoint for every family."""
+    families: tuple[str, ...] = tuple(METHODS)
+    """Which of them to measure."""
+    episodes: int = 50
+    """Starts per number of evaluations, the same for all."""
+    evaluations: tuple[int, ...] = EVALUATIONS
+    threads: int = 2
+    """CPU threads of torch."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One family at one number of evaluations."""
+
+    family: str
+    evaluations: int
+    coverage: float
+    """Mean over the episodes of the largest part of the mark that was covered."""
+    successes: int
+    chunk_ms: float
+    """Median time per chunk, one observation at a time."""
+    coverages: tuple[float, ...]
+
+
+def measure(arguments: SweepArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
+    """Evaluate every family at every number of evaluations; criteria are about each family's own best."""
+    torch.set_num_threads(arguments.threads)
+    if quick:
+        arguments = replace(arguments, episodes=QUICK_EPISODES, evaluations=QUICK_EVALUATIONS)
+    points = [point for family in arguments.families for point in sweep(family, arguments)]
+    print_points(points, arguments.episodes)
+    criteria = [criterion for family, wanted in ENOUGH.items() for criterion in _criteria(points, family, wanted)]
+    return criteria, {"episodes": arguments.episodes, "points": [asdict(point) for point in points]}
+
+
+def _criteria(points: list[Point], family: str, wanted: int) -> list[Criterion]:
+    coverage = {point.evaluations: point.coverage for point in points if point.family == family}
+    if wanted not in coverage:
+        return []
+    points_below = 100 * (coverage[wanted] - max(coverage.values()))
+    return [at_least(f"{family}: {wanted} evaluations against its best", points_below, "points", -POINTS)]
+
+
+def sweep(family: str, arguments: SweepArguments) -> list[Point]:
+    """Evaluate one family at every number of evaluations, or once if it takes no steps."""
+    if family not in METHODS:
+        raise ConfigError(unknown("policy family", family, METHODS))
+    policy = load_policy(arguments.checkpoints / family / "checkpoint")
+    numbers = arguments.evaluations if hasattr(policy.method_config, steps_field(family)) else (1,)
+    return [evaluate(with_evaluations(policy, number), number, arguments.episodes) for number in numbers]
+
+
+def steps_field(family: str) -> str:
+    """Name the field of the family's config that says how many evaluations a chunk takes."""
+    return {"ebt": "steps_max"}.get(family, "sampling_steps")
+
+
+def with_evaluations(policy: ChunkPolicy, number: int) -> ChunkPolicy:
+    """Build the policy again with the same weights and another number of evaluations per chunk."""
+    changes = {steps_field(policy.family): number, **({"spacing": "trailing"} if policy.family == "diffusion" else {})}
+    known = {name: value for name, value in changes.items() if hasattr(policy.method_config, name)}
+    method = replace(policy.method_config, **known)
+    changed = ChunkPolicy(policy.family, policy.config, method, policy.spec, policy.normalizer)
+    changed.load_state_dict(policy.state_dict())
+    return changed.requires_grad_(False).eval()
+
+
+def evaluate(policy: ChunkPolicy, evaluations: int, episodes: int) -> Point:
+    """Run the episodes one after the other, in simulated time."""
+    world = CoverageEnv(make_env(SimConfig("pusht", cameras=False)))
+    limits, coverages, successes = limits_for(world.robot_spec.action), [], 0
+    try:
+        for seed in range(FIRST_SEED, FIRST_SEED + episodes):
+            successes += rollout(world, policy, seed, default_scheduler(), limits).success
+            coverages.append(world.coverage)
+    finally:
+        world.close()
+    return Point(policy.family, evaluations, float(np.mean(coverages)), successes, chunk_ms(policy), tuple(coverages))
+
+
+class CoverageEnv:
+    """Push-T that remembers the largest coverage of the episode."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        self.robot_spec, self.measured_action, self.close = env.robot_spec, env.measured_action, env.close
+        self.coverage = 0.0
+
+    def reset(self, *, seed: int) -> Any:
+        """Begin an episode."""
+        self.coverage = 0.0
+        return self._env.reset(seed=seed)
+
+    def step(self, action: NDArray[Any]) -> Any:
+        """Let a period pass."""
+        *outcome, info = self._env.step(action)
+        self.coverage = max(self.coverage, info["coverage"])
+        return *outcome, info
+
+
+def chunk_ms(policy: ChunkPolicy) -> float:
+    """Measure the median time from an observation to its chunk [ms]."""
+    observation = random_observation(policy.spec, policy.obs_steps, np.random.default_rng(0), 0)
+    times_s = []
+    for _ in range(TIMED_CHUNKS):
+        begin_s = time.perf_counter()
+        policy.infer(observation)
+        times_s.append(time.perf_counter() - begin_s)
+    return 1e3 * float(np.median(times_s))
+
+
+def print_points(points: list[Point], episodes: int) -> None:
+    """Show every family at every number of evaluations."""
+    table = Table(title=f"Push-T, {episodes} episodes each", title_justify="left")
+    for heading in ("family", "evaluations", "coverage", "successes", "ms per chunk"):
+        table.add_column(heading, justify="left" if heading == "family" else "right")
+    for p in points:
+        table.add_row(p.family, f"{p.evaluations}", f"{p.coverage:.3f}", f"{p.successes}", f"{p.chunk_ms:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    chosen = tyro.cli(SweepArguments, prog="benchmarks/steps_sweep.py")
+    raise SystemExit(main("steps_sweep", partial(measure, chosen), chosen))
