@@ -25,8 +25,9 @@ TCP_POSE = "tcp/pose"
 TCP_DELTA = "tcp/delta"
 OBJECT_POSE = "object/pose"
 AGENT_POSITION = "agent/position"
+HAND_POSE = "hand/pose"
 
-ActionKind = Literal["joint_position", "tcp_delta", "planar_position", "controller_input"]
+ActionKind = Literal["joint_position", "tcp_delta", "planar_position", "controller_input", "hand_pose"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class ActionSpec:
     `joint_position`: absolute joint targets [rad]; `tcp_delta`: TCP displacement per step (position [m], rotation
     vector [rad]) in the frame of its array; `planar_position`: absolute planar target [px]. A gripper opening [m] may
     follow. `controller_input`: what some foreign controller takes, known only as numbers; imported datasets have it.
+    `hand_pose`: where both human hands are, absolute, as `armature.hand_pose` lays it out.
     """
 
     kind: ActionKind

@@ -65,9 +65,14 @@ def load_policy(path: Path | str, device: str = "cpu") -> Policy:
     return policy.requires_grad_(False).eval().to(device)
 
 
+def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what policy.json says and the weights, after the same checks as `load_policy`."""
+    return _FOLDER.read(Path(path))
+
+
 def read_document(path: Path | str) -> dict[str, Any]:
     """Return what policy.json says, after the same checks as `load_policy`: provenance for reports."""
-    return _FOLDER.read(Path(path))[0]
+    return read_checkpoint(path)[0]
 
 
 def _build(file: Path, document: Mapping[str, Any]) -> ChunkPolicy:

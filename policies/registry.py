@@ -9,6 +9,7 @@ from armature.errors import ConfigError, unknown
 
 METHODS = {
     "diffusion": "policies.diffusion:Diffusion",
+    "hrdt": "policies.hrdt:Hrdt",
     "bc": "policies.bc:BehaviourCloning",
 }
 """A method is a torch module that keeps the protocol `policies.method.Method`."""

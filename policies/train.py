@@ -36,6 +36,7 @@ from data_collection.windows import Windows, load_windows, split_by_episode
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.dataset_torch import WindowTensors, batch_indices
+from policies.init_from import initialised, origin_of
 from policies.policy_config import relative_part
 from policies.presets.catalog import PRESETS
 from policies.provenance import provenance
@@ -166,7 +167,7 @@ def _prepare(config: TrainConfig) -> tuple[TrainData, TrainingState]:
     normalizer = data.train.normalizer(config.policy.seen(dataset.spec))
     torch.manual_seed(config.seed)
     policy = ChunkPolicy(family_of(config.method), config.policy, config.method, dataset.spec, normalizer)
-    policy.to(config.device)
+    policy = initialised(policy, config).to(config.device)
     state = TrainingState(policy, config.optimizer)
     if config.resume:
         _require_same(config, data, state.load(config.out / "training_state"))
@@ -187,7 +188,7 @@ def _require_same(config: TrainConfig, data: TrainData, document: Mapping[str, A
 def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: str) -> Path:
     end = config.steps if config.stop_at_step is None else min(config.steps, config.stop_at_step)
     summary: dict[str, Any] = {**data.summary, "config": to_plain(config)}
-    origin = provenance(data.fingerprint, command)
+    origin = provenance(data.fingerprint, command) | origin_of(config)
     # Steps are logged from 1: what an earlier run logged beyond the state that is continued must not stay.
     writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step + 1 if state.step else None)
     with writer, _interruption() as interrupted, _progress() as progress:

@@ -13,10 +13,11 @@ from data_collection.sampling import SamplingConfig
 from policies.bc import BcConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
+from policies.hrdt import HrdtConfig
 from policies.policy_config import PolicyConfig
 from policies.training_state import OptimizerConfig
 
-MethodConfig = DiffusionConfig | BcConfig
+MethodConfig = DiffusionConfig | HrdtConfig | BcConfig
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class TrainConfig:
     save_every_steps: int = 1000
     stop_at_step: int | None = None
     """Stop here with a resumable state, before the training is complete."""
+    init_from: Path | None = None
+    """Checkpoint of the same family to begin with; the robot must be the same, or see `new_embodiment`."""
+    new_embodiment: bool = False
+    """Take only the trunk of `init_from` and make anew what belongs to a robot: its adapters and decoder."""
     resume: bool = False
     """Continue from `out`/training_state."""
     save_dtype: SaveDtype = "float32"

@@ -16,10 +16,10 @@ def make_env(config: SimConfig) -> gymnasium.Env[Any, Any]:
     `reward` is 1.0 at success only, success terminates, the horizon truncates, `info["success"]` tells which.
     `reset(seed=...)` determines the whole episode. Raises ConfigError for an unknown task.
     """
-    if task_of(config).robot == "pusht":
+    if task_of(config).world == "pusht":
         from sim.pusht_env import PushTEnv
 
         return PushTEnv(config)
-    from sim.panda_env import PandaEnv
+    from sim.arm_env import ArmEnv
 
-    return PandaEnv(config)
+    return ArmEnv(config)

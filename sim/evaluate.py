@@ -22,6 +22,7 @@ from armature.errors import ConfigError
 from armature.policy import Policy
 from armature.spec import require_compatible
 from armature.types import Reason
+from sim.arms import ARMS
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
 from sim.intervals import wilson_interval
@@ -43,6 +44,8 @@ class EvalConfig:
     """lift, can, square or pusht."""
     action: Literal["joint_position", "tcp_delta"] = "joint_position"
     """Action of the expert; a checkpoint brings its own."""
+    robot: str = "panda"
+    """Arm of the expert, panda or ur5e; a checkpoint brings its own."""
     episodes: int = 20
     """Number of episodes, with the seeds seed, seed + 1, ..."""
     seed: int = 1000
@@ -123,7 +126,9 @@ def _load(config: EvalConfig) -> tuple[Policy, SimConfig]:
     if config.checkpoint is None:
         from sim.expert import make_expert
 
-        sim_config = SimConfig(config.task, config.action, cameras=False, horizon_steps=config.horizon_steps)
+        sim_config = SimConfig(
+            config.task, config.action, cameras=False, horizon_steps=config.horizon_steps, robot=config.robot
+        )
         return make_expert(sim_config), sim_config
     from policies.checkpoint import load_policy
 
@@ -137,7 +142,13 @@ def _world_for(config: EvalConfig, policy: Policy) -> SimConfig:
     size = images[0].shape[0] if images else SimConfig.image_size
     action = "tcp_delta" if policy.spec.action.kind == "tcp_delta" else "joint_position"
     return SimConfig(
-        config.task, action, bool(images), size, config.horizon_steps, render_profile=config.render_profile
+        config.task,
+        action,
+        bool(images),
+        size,
+        config.horizon_steps,
+        render_profile=config.render_profile,
+        robot=policy.spec.name if policy.spec.name in ARMS else SimConfig.robot,
     )
 
 

@@ -11,7 +11,8 @@ from armature.errors import ConfigError, unknown
 from armature.policy import Policy
 from armature.spec import JOINT_POSITION, RobotSpec
 from armature.types import ActionChunk, Observation
-from sim.kinematics import PandaKinematics, rotation_vector
+from sim.arms import arm_of
+from sim.kinematics import ArmKinematics, rotation_vector
 from sim.motion import TcpMotion, Waypoint
 from sim.scripts import SCRIPTS, View, draw_style
 from sim.tasks import DELTA_MAX, STATE, SimConfig, robot_spec
@@ -42,7 +43,8 @@ class ScriptedExpert:
         self.spec = spec
         self.policy_id = f"expert/{task}"
         self._script = SCRIPTS[task]
-        self._kinematics = PandaKinematics()
+        self._arm = arm_of(spec.name)
+        self._kinematics = ArmKinematics(self._arm)
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
@@ -70,7 +72,7 @@ class ScriptedExpert:
         )
 
     def _begin(self, joints: NDArray[np.float64]) -> None:
-        self._motion = TcpMotion(self._kinematics, joints)
+        self._motion = TcpMotion(self._arm, self._kinematics, joints)
         self._waypoints: Iterator[Waypoint] = self._script(lambda: self._view, draw_style(self._rng))
         self._waypoint: Waypoint | None = None
         self._steps_left = self._dwell_left = 0

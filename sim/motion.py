@@ -1,4 +1,4 @@
-"""Smooth motion of the Panda's TCP through way-points, as a stream of joint targets."""
+"""Smooth motion of a TCP through way-points, as a stream of joint targets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.kinematics import PandaKinematics, rotation_vector
-from sim.tasks import JOINT_SPEED_MAX_RAD_S, PANDA_RATE_HZ
+from sim.arms import Arm
+from sim.kinematics import ArmKinematics, rotation_vector
+from sim.tasks import ARM_RATE_HZ
 
 TCP_SPEED_MAX_M_S = 0.24
 TCP_ACCELERATION_M_S2 = 1.2
@@ -39,18 +40,18 @@ class Waypoint:
 class TcpMotion:
     """Moves a joint target towards way-points with bounded TCP and joint speeds and accelerations."""
 
-    def __init__(self, kinematics: PandaKinematics, joints: NDArray[np.float64]) -> None:
-        """Start at rest at the measured `joints` (7,) [rad]."""
+    def __init__(self, arm: Arm, kinematics: ArmKinematics, joints: NDArray[np.float64]) -> None:
+        """Start at rest at the measured `joints` (n,) [rad]."""
         self.joints = joints
         self.position, self.rotation = kinematics.forward(joints)
         self._kinematics = kinematics
         self._twist = np.zeros(6)
-        self._joint_step_max = LIMIT_FRACTION * np.array(JOINT_SPEED_MAX_RAD_S) / PANDA_RATE_HZ
+        self._joint_step_max = LIMIT_FRACTION * np.array(arm.speed_max_rad_s) / ARM_RATE_HZ
 
     def advance(self, waypoint: Waypoint, tcp: NDArray[np.float64], wobble: NDArray[np.float64]) -> None:
         """Move the target one period on; `tcp` (3,) is measured, `wobble` (3,) [m/s] is added to the velocity."""
         self._twist = _limited_change(self._twist, self._wanted_twist(waypoint, tcp, wobble))
-        step = self._kinematics.joint_step(self.joints, self._twist / PANDA_RATE_HZ)
+        step = self._kinematics.joint_step(self.joints, self._twist / ARM_RATE_HZ)
         scale = min(1.0, float(np.min(self._joint_step_max / np.maximum(np.abs(step), 1e-12))))
         self._twist = self._twist * scale
         self.joints = self.joints + step * scale
@@ -75,8 +76,8 @@ class TcpMotion:
 
 def _limited_change(old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
     change = new - old
-    linear = _bounded(change[:3], TCP_ACCELERATION_M_S2 / PANDA_RATE_HZ)
-    return old + np.concatenate((linear, _bounded(change[3:], TURN_ACCELERATION_RAD_S2 / PANDA_RATE_HZ)))
+    linear = _bounded(change[:3], TCP_ACCELERATION_M_S2 / ARM_RATE_HZ)
+    return old + np.concatenate((linear, _bounded(change[3:], TURN_ACCELERATION_RAD_S2 / ARM_RATE_HZ)))
 
 
 def _bounded(vector: NDArray[np.float64], maximum: float) -> NDArray[np.float64]:

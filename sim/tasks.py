@@ -21,24 +21,19 @@ from armature.spec import (
     ObservationSpec,
     RobotSpec,
 )
+from sim.arms import Arm, arm_of
 
 PIXELS = (CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION, GRIPPER_OPENING)
 STATE = (JOINT_POSITION, GRIPPER_OPENING, TCP_POSE, OBJECT_POSE)
 
-JOINT_LABELS = tuple(f"panda_joint{i}" for i in range(1, 8))
 GRIPPER_LABEL = "panda_gripper"
 GRIPPER_OPENING_MAX_M = 0.08
-# Joint ranges of the Franka Emika Robot (FER, the original Panda), from its interface specification.
-JOINT_LOW_RAD = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
-JOINT_HIGH_RAD = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
-# Half of what the robot may do: the speeds that the safety gate lets through and that the experts stay below.
-JOINT_SPEED_MAX_RAD_S = (1.09, 1.09, 1.09, 1.09, 1.30, 1.30, 1.30)
 
 POSE_LABELS = ("x", "y", "z", "qx", "qy", "qz", "qw")
 DELTA_LABELS = ("dx", "dy", "dz", "rx", "ry", "rz")
 DELTA_MAX = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5)
 
-PANDA_RATE_HZ = 20.0
+ARM_RATE_HZ = 20.0
 PUSHT_RATE_HZ = 10.0
 PUSHT_SIZE_PX = 512.0
 PUSHT_IMAGE_SIZE = 96
@@ -50,13 +45,13 @@ class Task:
 
     simulator_name: str
     horizon_steps: int
-    robot: Literal["panda", "pusht"]
+    world: Literal["arm", "pusht"]
 
 
 TASKS = {
-    "lift": Task("Lift", 200, "panda"),
-    "can": Task("PickPlaceCan", 400, "panda"),
-    "square": Task("NutAssemblySquare", 400, "panda"),
+    "lift": Task("Lift", 200, "arm"),
+    "can": Task("PickPlaceCan", 400, "arm"),
+    "square": Task("NutAssemblySquare", 400, "arm"),
     "pusht": Task("gym_pusht/PushT-v0", 300, "pusht"),
 }
 
@@ -79,6 +74,8 @@ class SimConfig:
     """Also observe what a real robot cannot know exactly: TCP and object poses."""
     render_profile: Literal["fast", "full"] | None = None
     """fast: no shadows, reflections, multisampling; full: all three; unset: full where a GPU renders."""
+    robot: str = "panda"
+    """panda or ur5e; Push-T has a robot of its own and ignores it."""
 
 
 def task_of(config: SimConfig) -> Task:
@@ -98,26 +95,27 @@ def horizon_steps(config: SimConfig) -> int:
 
 def robot_spec(config: SimConfig) -> RobotSpec:
     """Describe the robot of a task: observations, actions, rates."""
-    build: dict[str, Callable[[SimConfig], RobotSpec]] = {"panda": _panda_spec, "pusht": _pusht_spec}
-    return build[task_of(config).robot](config)
+    build: dict[str, Callable[[SimConfig], RobotSpec]] = {"arm": _arm_spec, "pusht": _pusht_spec}
+    return build[task_of(config).world](config)
 
 
-def _panda_spec(config: SimConfig) -> RobotSpec:
+def _arm_spec(config: SimConfig) -> RobotSpec:
     if config.image_size < 8:
         raise ConfigError(f"image_size: {config.image_size} is below 8")
-    arrays = (*_cameras(config, (CAMERA_SCENE, CAMERA_WRIST), config.image_size), _joints(), _gripper())
+    joints = _joints(arm_of(config.robot))
+    arrays = (*_cameras(config, (CAMERA_SCENE, CAMERA_WRIST), config.image_size), joints, _gripper())
     if config.privileged:
         arrays += (_pose(TCP_POSE), _pose(OBJECT_POSE))
-    return RobotSpec("panda", ObservationSpec(arrays, PANDA_RATE_HZ), _panda_action(config.action))
+    return RobotSpec(config.robot, ObservationSpec(arrays, ARM_RATE_HZ), _arm_action(config.action, joints))
 
 
-def _panda_action(kind: str) -> ActionSpec:
+def _arm_action(kind: str, joints: ArraySpec) -> ActionSpec:
     if kind == "joint_position":
-        return ActionSpec("joint_position", (_joints(), _gripper()), PANDA_RATE_HZ)
+        return ActionSpec("joint_position", (joints, _gripper()), ARM_RATE_HZ)
     if kind == "tcp_delta":
         low = tuple(-x for x in DELTA_MAX)
         delta = ArraySpec(TCP_DELTA, (6,), "float32", "m,rad", "base", low, DELTA_MAX, DELTA_LABELS)
-        return ActionSpec("tcp_delta", (delta, _gripper()), PANDA_RATE_HZ)
+        return ActionSpec("tcp_delta", (delta, _gripper()), ARM_RATE_HZ)
     raise ConfigError(unknown("action", kind, ("joint_position", "tcp_delta")))
 
 
@@ -138,8 +136,8 @@ def _cameras(config: SimConfig, names: tuple[str, ...], size: int) -> tuple[Arra
     return tuple(ArraySpec(name, (size, size, 3), "uint8", "rgb8") for name in names)
 
 
-def _joints() -> ArraySpec:
-    return ArraySpec(JOINT_POSITION, (7,), "float32", "rad", "", JOINT_LOW_RAD, JOINT_HIGH_RAD, JOINT_LABELS)
+def _joints(arm: Arm) -> ArraySpec:
+    return ArraySpec(JOINT_POSITION, (len(arm.labels),), "float32", "rad", "", arm.low_rad, arm.high_rad, arm.labels)
 
 
 def _gripper() -> ArraySpec:

@@ -69,10 +69,17 @@ def test_style_differs_where_the_world_is_the_same(lift_env: Any, lift_expert: P
 
 
 @pytest.mark.parametrize(
-    ("task", "action"), [("lift", "tcp_delta"), ("can", "joint_position"), ("square", "joint_position")]
+    ("task", "action", "robot"),
+    [
+        ("lift", "tcp_delta", "panda"),
+        ("can", "joint_position", "panda"),
+        ("square", "joint_position", "panda"),
+        ("lift", "joint_position", "ur5e"),
+        ("can", "joint_position", "ur5e"),
+    ],
 )
-def test_other_tasks_and_actions_succeed(task: str, action: Any) -> None:
-    config = SimConfig(task=task, action=action, cameras=False)
+def test_other_tasks_actions_and_robots_succeed(task: str, action: Any, robot: str) -> None:
+    config = SimConfig(task=task, action=action, cameras=False, robot=robot)
     env = make_env(config)
     result = run(env, make_expert(config), seed=0)
     env.close()

@@ -5,18 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sim.arms import ARMS
 from sim.environment import make_env
-from sim.kinematics import HOME_RAD, PandaKinematics, rotation_matrix, rotation_vector
+from sim.kinematics import ArmKinematics, rotation_matrix, rotation_vector
 from sim.tasks import SimConfig
 
 
+@pytest.fixture(scope="module", params=ARMS)
+def robot(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def kinematics() -> PandaKinematics:
-    return PandaKinematics()
+def kinematics(robot: str) -> ArmKinematics:
+    return ArmKinematics(ARMS[robot])
 
 
-def test_forward_kinematics_is_the_simulators(kinematics: PandaKinematics) -> None:
-    env = make_env(SimConfig(cameras=False))
+def test_forward_kinematics_is_the_simulators(kinematics: ArmKinematics, robot: str) -> None:
+    env = make_env(SimConfig(cameras=False, robot=robot))
     for seed in range(3):
         observation = env.reset(seed=seed)[0]
         position, rotation = kinematics.forward(observation["joint/position"].astype(np.float64))
@@ -25,19 +31,20 @@ def test_forward_kinematics_is_the_simulators(kinematics: PandaKinematics) -> No
     env.close()
 
 
-def test_joint_step_gives_the_asked_motion(kinematics: PandaKinematics) -> None:
+def test_joint_step_gives_the_asked_motion(kinematics: ArmKinematics, robot: str) -> None:
+    home = np.array(ARMS[robot].home_rad)
     twist = np.array([0.002, -0.003, 0.001, 0.004, 0.0, -0.005])
-    step = kinematics.joint_step(HOME_RAD, twist)
-    (before, turned_from), (after, turned_to) = kinematics.forward(HOME_RAD), kinematics.forward(HOME_RAD + step)
+    step = kinematics.joint_step(home, twist)
+    (before, turned_from), (after, turned_to) = kinematics.forward(home), kinematics.forward(home + step)
     np.testing.assert_allclose(after - before, twist[:3], atol=2e-4)
     np.testing.assert_allclose(rotation_vector(turned_to @ turned_from.T), twist[3:], atol=4e-4)
 
 
-def test_joint_step_stays_within_the_joint_ranges(kinematics: PandaKinematics) -> None:
-    joints = HOME_RAD.copy()
+def test_joint_step_stays_within_the_joint_ranges(kinematics: ArmKinematics, robot: str) -> None:
+    joints = np.array(ARMS[robot].home_rad)
     for _ in range(200):
         joints = joints + kinematics.joint_step(joints, np.array([0.0, 0.0, 0.0, 0.0, 0.0, -0.1]))
-    assert joints[6] <= 2.8973 - 0.1 + 1e-9
+    assert joints[-1] <= {"panda": 2.8973, "ur5e": 6.28319}[robot] - 0.1 + 1e-9
 
 
 def test_rotation_vector_inverts_known_turns() -> None:

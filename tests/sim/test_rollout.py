@@ -86,6 +86,13 @@ def test_policy_for_another_action_is_refused(env: Any) -> None:
         rollout(env, policy, 0, default_scheduler(), panda_limits())
 
 
+def test_limits_are_those_of_the_arm_with_these_joints() -> None:
+    limits = limits_for(robot_spec(SimConfig(robot="ur5e")).action)
+    assert limits.velocity_max == (1.57,) * 6 + (np.inf,)
+    assert limits.step_max[:6] == pytest.approx((0.0785,) * 6)
+    assert limits_for(robot_spec(SimConfig()).action) == panda_limits()
+
+
 def test_panda_limits_are_half_of_the_robots_speed_and_inside_its_range() -> None:
     limits = panda_limits()
     assert limits.position_high[0] == pytest.approx(2.8473)

@@ -41,6 +41,14 @@ def test_joint_action_has_seven_joints_and_a_gripper() -> None:
     assert action.period_ns == 50_000_000
 
 
+def test_ur5e_has_six_joints_of_its_own_and_the_same_hand() -> None:
+    spec = robot_spec(SimConfig(robot="ur5e"))
+    assert (spec.name, spec.action.dim, spec.observation["joint/position"].shape) == ("ur5e", 7, (6,))
+    assert spec.action.labels[0] == "shoulder_pan_joint"
+    assert spec.action.labels[-1] == "panda_gripper"
+    assert (spec.action.high[2], spec.action.high[3]) == (3.14159, 6.28319)
+
+
 def test_tcp_action_is_a_displacement_and_an_opening() -> None:
     action = robot_spec(SimConfig(action="tcp_delta")).action
     assert action.dim == 7

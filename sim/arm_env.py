@@ -1,4 +1,4 @@
-"""robosuite's single-Panda tasks behind the gymnasium interface of `sim.environment`."""
+"""robosuite's single-arm tasks behind the gymnasium interface of `sim.environment`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from armature.spec import (
     OBJECT_POSE,
     TCP_POSE,
 )
+from sim.arms import arm_of
 from sim.backend import mujoco, robosuite
 from sim.rendering import CameraPose, Cameras, default_profile, place_camera
 from sim.spaces import action_space, observation_space, require_action
-from sim.tasks import GRIPPER_OPENING_MAX_M, PANDA_RATE_HZ, SimConfig, horizon_steps, robot_spec, task_of
+from sim.tasks import ARM_RATE_HZ, GRIPPER_OPENING_MAX_M, SimConfig, horizon_steps, robot_spec, task_of
 
 SCENE_CAMERAS = {
     "lift": CameraPose((0.46, -0.30, 1.16), (-0.045, 0.0, 0.935), 42.0),
@@ -43,11 +44,11 @@ JOINT_STIFFNESS = 1000.0
 GRIPPER_DEADBAND_M = 0.004
 
 
-class PandaEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
-    """One Panda arm on a table, observed in the base frame of the robot."""
+class ArmEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
+    """One arm with the Franka hand at a table, observed in the base frame of the robot."""
 
     def __init__(self, config: SimConfig) -> None:
-        """Build the world; raise ConfigError for an unknown task or action."""
+        """Build the world; raise ConfigError for an unknown task, robot or action."""
         self.config = config
         self.robot_spec = robot_spec(config)
         self.observation_space = observation_space(self.robot_spec.observation)
@@ -115,7 +116,8 @@ class PandaEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
     def _make_sensors(self) -> dict[str, Callable[[], NDArray[np.float64]]]:
         model = self.model
-        arm = [int(model.joint(f"robot0_joint{i}").qposadr[0]) for i in range(1, 8)]
+        joints = arm_of(self.config.robot).simulator_joints
+        arm = [int(model.joint(f"robot0_{joint}").qposadr[0]) for joint in joints]
         fingers = [int(model.joint(f"gripper0_right_finger_joint{i}").qposadr[0]) for i in (1, 2)]
         body = OBJECT_BODIES[self.config.task]
         return {
@@ -156,13 +158,14 @@ def pose_of(
 def _make_world(config: SimConfig) -> Any:
     world = robosuite.make(
         task_of(config).simulator_name,
-        robots="Panda",
-        controller_configs=_controller_config(config.action),
+        robots=arm_of(config.robot).simulator_name,
+        gripper_types="PandaGripper",
+        controller_configs=_controller_config(config),
         has_renderer=False,
         has_offscreen_renderer=False,
         use_camera_obs=False,
         use_object_obs=False,
-        control_freq=PANDA_RATE_HZ,
+        control_freq=ARM_RATE_HZ,
         ignore_done=True,
         hard_reset=False,
         # Sizes of objects are drawn when the model is built: every world of a task shall have the same.
@@ -174,10 +177,12 @@ def _make_world(config: SimConfig) -> Any:
     return world
 
 
-def _controller_config(action: str) -> dict[str, Any]:
-    config = copy.deepcopy(robosuite.load_composite_controller_config(controller="BASIC", robot="Panda"))
+def _controller_config(sim: SimConfig) -> dict[str, Any]:
+    config = copy.deepcopy(
+        robosuite.load_composite_controller_config(controller="BASIC", robot=arm_of(sim.robot).simulator_name)
+    )
     arm = config["body_parts"]["right"]
-    if action == "tcp_delta":
+    if sim.action == "tcp_delta":
         arm.update(input_max=arm["output_max"], input_min=arm["output_min"])
     else:
         joint = {"type": "JOINT_POSITION", "input_type": "absolute", "kp": JOINT_STIFFNESS, "damping_ratio": 1}

@@ -1,4 +1,4 @@
-"""The Panda's world: seeds, observations, control, success and truncation."""
+"""The world of an arm: seeds, observations, control, success and truncation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from armature.errors import ConfigError, InvalidValue
+from sim.arms import ARMS
 from sim.environment import make_env
 from sim.tasks import SimConfig
 
@@ -163,6 +164,23 @@ def test_tcp_displacement_moves_the_tcp_that_way() -> None:
     moved_m = after[:3] - before[:3]
     assert moved_m[1] > 0.03
     assert np.abs(moved_m[[0, 2]]).max() < 0.01
+
+
+def test_the_ur5e_reaches_its_targets_and_reports_six_joints() -> None:
+    env = make_env(SimConfig(cameras=False, robot="ur5e"))
+    observation = env.reset(seed=0)[0]
+    env.robot_spec.observation.validate(observation)
+    np.testing.assert_allclose(observation["joint/position"], ARMS["ur5e"].home_rad, atol=0.1)
+    target = env.measured_action() + np.array([0.05, -0.05, 0.05, 0.05, 0.05, -0.05, -0.04])
+    for _ in range(20):
+        env.step(target)
+    np.testing.assert_allclose(env.measured_action()[:6], target[:6], atol=1e-3)
+    env.close()
+
+
+def test_unknown_robot_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"unknown robot 'ur10'.*Valid: panda, ur5e"):
+        make_env(SimConfig(robot="ur10"))
 
 
 def test_unknown_task_is_a_config_error() -> None:

@@ -1,0 +1,151 @@
+"""Does a trunk that knows one arm help another one to learn from few demonstrations?
+
+The trunk of an H-RDT policy is trained on Lift and Can with the Panda, from state. Then the UR5e, which has other
+joints and another number of them, learns one task from ten demonstrations: once with that trunk and adapters and
+decoder of its own (`--init-from … --new-embodiment`), once from nothing. Both trainings of a pair have the same
+demonstrations, seed and steps, and both are judged on the same episodes.
+
+The interval of the difference is a bootstrap over the episodes, each with the mean of its trainings; how much the
+trainings themselves scatter stands in the details.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from demonstrations import record
+from harness import Arguments, Criterion, main
+from numpy.typing import NDArray
+
+from policies.checkpoint import load_policy
+from policies.hrdt import HrdtConfig
+from policies.policy_config import PolicyConfig
+from policies.presets.hrdt import small
+from policies.train import train
+from policies.train_config import TrainConfig
+from sim.defaults import default_scheduler, limits_for
+from sim.environment import make_env
+from sim.intervals import wilson_interval
+from sim.rollout import rollout
+from sim.tasks import STATE, SimConfig
+
+ROBOT, OTHER_ROBOT = "panda", "ur5e"
+DEMONSTRATIONS = 10
+FIRST_SEED, FIRST_TEST_SEED = 10_000, 100_000
+BOOTSTRAP_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class TransferArguments(Arguments):
+    """What can be asked of this benchmark."""
+
+    task: Literal["lift", "can"] = "can"
+    """What the other arm has to learn."""
+    trainings: int = 3
+    """Pairs of trainings, each with demonstrations and a seed of its own."""
+    episodes: int = 50
+    """Episodes on which each training is judged."""
+    work: Path | None = None
+    """Folder for demonstrations and checkpoints, which are used again where they are there; by default a new one."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done; `width` and `layers` are those of the trunk."""
+
+    trunk_demonstrations: int
+    trunk_steps: int
+    steps: int
+    width: int
+    layers: int
+
+
+FULL = Effort(trunk_demonstrations=100, trunk_steps=8000, steps=2000, width=128, layers=4)
+QUICK = Effort(trunk_demonstrations=10, trunk_steps=600, steps=200, width=64, layers=3)
+
+
+def measure(quick: bool, arguments: TransferArguments, work: Path) -> tuple[list[Criterion], dict[str, Any]]:
+    """Train all policies and compare them."""
+    effort, begin_s = QUICK if quick else FULL, time.monotonic()
+    worlds = [SimConfig(task, cameras=False, robot=ROBOT) for task in ("lift", "can")]
+    demonstrations = record(work / "trunk_demonstrations", worlds, effort.trunk_demonstrations)
+    trunk = _trained(_config(demonstrations, work / "trunk", effort, effort.trunk_steps))
+    world = SimConfig(arguments.task, cameras=False, robot=OTHER_ROBOT)
+    pairs = [_pair(work, world, trunk, effort, arguments.episodes, k) for k in range(arguments.trainings)]
+    outcomes = np.array(pairs)  # (trainings, from nothing | with trunk, episodes)
+    low, high = difference_interval(outcomes)
+    rates = outcomes.mean(axis=(0, 2))
+    name = f"{OTHER_ROBOT} {arguments.task}: success gained by the trunk, lower end of its interval"
+    criteria = [Criterion(name, low, "rate", "> 0", low > 0)]
+    details = {
+        "effort": vars(effort) | {"demonstrations": DEMONSTRATIONS, "task": arguments.task},
+        "from_nothing": _described(outcomes[:, 0]),
+        "with_trunk": _described(outcomes[:, 1]),
+        "difference": {"mean": rates[1] - rates[0], "low": low, "high": high, "confidence": 0.95},
+        "seconds": round(time.monotonic() - begin_s),
+    }
+    return criteria, details
+
+
+def difference_interval(outcomes: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the 95 % interval of (with - without) from outcomes (trainings, 2, episodes), by bootstrap over episodes.
+
+    An episode has the same start in all of them, so what is drawn is an episode with all its outcomes.
+    """
+    gains = (outcomes[:, 1].astype(float) - outcomes[:, 0]).mean(axis=0)
+    drawn = np.random.default_rng(0).integers(len(gains), size=(BOOTSTRAP_DRAWS, len(gains)))
+    low, high = np.quantile(gains[drawn].mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _pair(work: Path, world: SimConfig, trunk: Path, effort: Effort, episodes: int, k: int) -> list[list[bool]]:
+    """Train from nothing and with the trunk on the same demonstrations; return what became of each test episode."""
+    folder = work / f"{world.task}{k}"
+    data = record(folder / "demonstrations", [world], DEMONSTRATIONS, first_seed=FIRST_SEED + 1000 * k)
+    nothing = replace(_config(data, folder / "nothing", effort, effort.steps), seed=k)
+    moved = replace(nothing, out=folder / "with_trunk", init_from=trunk, new_embodiment=True)
+    return [_outcomes(_trained(config), world, episodes) for config in (nothing, moved)]
+
+
+def _config(dataset: Path, out: Path, effort: Effort, steps: int) -> TrainConfig:
+    policy = PolicyConfig(observations=STATE, relative_actions=True)
+    method = HrdtConfig(effort.width, effort.layers, heads=4, kv_heads=2, hidden=3 * effort.width)
+    every = {"validate_every_steps": steps, "save_every_steps": steps, "validation_fraction": 0.0, "threads": 1}
+    return replace(small(dataset, out), policy=policy, method=method, steps=steps, **every)
+
+
+def _trained(config: TrainConfig) -> Path:
+    done = config.out / "checkpoint"
+    return done if done.exists() else train(config)
+
+
+def _outcomes(checkpoint: Path, world: SimConfig, episodes: int) -> list[bool]:
+    policy, env = load_policy(checkpoint), make_env(world)
+    try:
+        seeds, limits = range(FIRST_TEST_SEED, FIRST_TEST_SEED + episodes), limits_for(env.robot_spec.action)
+        return [rollout(env, policy, seed, default_scheduler(), limits).success for seed in seeds]
+    finally:
+        env.close()
+
+
+def _described(outcomes: NDArray[np.bool_]) -> dict[str, Any]:
+    low, high = wilson_interval(int(outcomes.sum()), outcomes.size)
+    each = outcomes.mean(axis=1).tolist()
+    return {"rate": outcomes.mean().item(), "low": low, "high": high, "each_training": each, "n": outcomes.size}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    given = tyro.cli(TransferArguments, prog="benchmarks/embodiment_transfer.py", description=__doc__)
+    with tempfile.TemporaryDirectory() as fresh:
+        place = (given.work or Path(fresh)) / ("quick" if given.quick else "full")
+        place.mkdir(parents=True, exist_ok=True)
+        sys.exit(main("embodiment_transfer", lambda quick: measure(quick, given, place), given))

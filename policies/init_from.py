@@ -1,0 +1,137 @@
+"""Begin a training with the weights of a checkpoint: of the same robot (fine-tuning), or of another one.
+
+Another robot has other states and actions. A family whose method names its `embodiment_modules` keeps its trunk and
+makes those anew; the networks of the cameras stay where both robots have the same cameras.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from armature.config import from_plain, to_plain
+from armature.errors import CheckpointError, ConfigError, SpecMismatch
+from armature.normalizer import Normalizer
+from armature.spec import RobotSpec, differences
+from policies.checkpoint import WEIGHTS, read_checkpoint, read_document
+from policies.chunk_policy import ChunkPolicy
+from policies.registry import METHODS, method_class
+from policies.tensor_folder import SHA256
+from policies.train_config import TrainConfig
+
+INIT_FROM = "init_from"
+_EQUAL_FOR_ANY_ROBOT = ("obs_steps", "chunk_steps")
+_EQUAL_FOR_THE_SAME_ROBOT = (*_EQUAL_FOR_ANY_ROBOT, "relative_actions", "vision")
+
+
+def initialised(policy: ChunkPolicy, config: TrainConfig) -> ChunkPolicy:
+    """Return `policy`, new for this training, with what `config.init_from` brings; unchanged where that is None.
+
+    Fine-tuning for the same robot also takes over the normaliser, without which the weights would mean something else.
+    A resumed training takes its normaliser from its own checkpoint, and its weights from its state afterwards.
+
+    Raises ConfigError or SpecMismatch naming every field that differs, CheckpointError on a checkpoint that cannot be
+    read, is of another family or has other tensors.
+    """
+    if config.init_from is None:
+        if config.new_embodiment:
+            raise ConfigError("new_embodiment is true, but init_from is not set: name the checkpoint of the trunk")
+        return policy
+    if config.resume:
+        return _normalized_as(policy, read_document(config.out / "checkpoint"))
+    document, weights = read_checkpoint(config.init_from)
+    _require_method(config.init_from, document, policy)
+    if config.new_embodiment:
+        _load_trunk(config.init_from, document, weights, policy)
+        return policy
+    _require_same_robot(config.init_from, document, policy)
+    policy = _normalized_as(policy, document)
+    _load(config.init_from, policy, weights, ())
+    return policy
+
+
+def origin_of(config: TrainConfig) -> dict[str, Any]:
+    """Describe for the provenance with which checkpoint the training began; empty where with none."""
+    if config.init_from is None:
+        return {}
+    if config.resume:
+        return {INIT_FROM: read_document(config.out / "checkpoint")["provenance"][INIT_FROM]}
+    document = read_document(config.init_from)
+    return {
+        INIT_FROM: {
+            "checkpoint": str(config.init_from),
+            "sha256": document[SHA256][WEIGHTS],
+            "dataset_fingerprint": document["provenance"].get("dataset_fingerprint"),
+            "new_embodiment": config.new_embodiment,
+        }
+    }
+
+
+def _require_method(path: Path, document: dict[str, Any], policy: ChunkPolicy) -> None:
+    if document["family"] != policy.family:
+        raise CheckpointError(f"{path}: is of the family {document['family']}, this training is of {policy.family}")
+    # Through the config, so that a field that is younger than the checkpoint has its default.
+    before = to_plain(from_plain(type(policy.method_config), document["method"]))
+    _require_equal(path, "method", before, to_plain(policy.method_config))
+
+
+def _require_same_robot(path: Path, document: dict[str, Any], policy: ChunkPolicy) -> None:
+    before, now = document["policy"], to_plain(policy.config)
+    seen = RobotSpec.from_json(document["spec"])
+    if found := differences(seen, policy.spec) or differences(policy.spec, seen):
+        hint = "another robot needs --new-embodiment"
+        raise SpecMismatch(f"{path} does not fit the dataset's robot ({hint}): {'; '.join(found)}")
+    _require_equal(path, "policy", *({key: part[key] for key in _EQUAL_FOR_THE_SAME_ROBOT} for part in (before, now)))
+    if before["observations"] != now["observations"]:
+        _differ(path, "policy", {"observations": (before["observations"], now["observations"])})
+
+
+def _load_trunk(path: Path, document: dict[str, Any], weights: dict[str, Tensor], policy: ChunkPolicy) -> None:
+    method = method_class(policy.family)
+    if not hasattr(method, "embodiment_modules"):
+        able = [family for family in METHODS if hasattr(method_class(family), "embodiment_modules")]
+        raise ConfigError(
+            f"new_embodiment: a policy of the family {policy.family} has no trunk. Valid: {', '.join(able)}"
+        )
+    before, now = document["policy"], to_plain(policy.config)
+    _require_equal(path, "policy", *({key: part[key] for key in _EQUAL_FOR_ANY_ROBOT} for part in (before, now)))
+    renewed = [f"method.{name}" for name in method.embodiment_modules]
+    if RobotSpec.from_json(document["spec"]).observation.images == policy.spec.observation.images:
+        _require_equal(path, "policy", {"vision": before["vision"]}, {"vision": now["vision"]})
+    else:
+        renewed += ["encoder", *(f"method.{name}" for name in method.camera_modules)]
+    _load(path, policy, weights, tuple(renewed))
+
+
+def _load(path: Path, policy: ChunkPolicy, weights: dict[str, Tensor], renewed: tuple[str, ...]) -> None:
+    """Copy into the policy all weights but those of the modules `renewed`; the others have to fit exactly."""
+
+    def kept(name: str) -> bool:
+        return not any(name == module or name.startswith(f"{module}.") for module in renewed)
+
+    brought = {name: tensor.float() for name, tensor in weights.items() if kept(name)}
+    expected = {name: tensor for name, tensor in policy.state_dict().items() if kept(name)}
+    shapes = [{name: tuple(tensor.shape) for name, tensor in part.items()} for part in (brought, expected)]
+    _require_equal(path, "tensor", *shapes)
+    policy.load_state_dict(brought, strict=False)
+
+
+def _normalized_as(policy: ChunkPolicy, document: dict[str, Any]) -> ChunkPolicy:
+    normalizer = Normalizer.from_json(document["normalizer"])
+    made = ChunkPolicy(policy.family, policy.config, policy.method_config, policy.spec, normalizer)
+    return made.to(policy.action_layer.scale.device)
+
+
+def _require_equal(path: Path, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    absent = "none"
+    pairs = {key: (before.get(key, absent), now.get(key, absent)) for key in {**before, **now}}
+    if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
+        _differ(path, what, differing)
+
+
+def _differ(path: Path, what: str, differing: dict[str, tuple[Any, Any]]) -> None:
+    found = [f"{what}.{key}: has {before}, this training {now}" for key, (before, now) in differing.items()]
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    raise ConfigError(f"{path} does not fit this training: {'; '.join(found[:5])}{more}")

@@ -1,0 +1,39 @@
+"""H-RDT: sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from policies.hrdt import HrdtConfig
+from policies.nets.observation import VisionConfig
+from policies.policy_config import PolicyConfig
+from policies.train_config import TrainConfig
+from policies.training_state import OptimizerConfig
+
+
+def tiny(dataset: Path, out: Path) -> TrainConfig:
+    """The smallest training that goes through every part: for tests."""
+    policy = PolicyConfig(chunk_steps=8, vision=VisionConfig((4, 8), (2, 2), features=8, crop_margin_px=4))
+    method = HrdtConfig(width=32, layers=2, heads=4, kv_heads=2, hidden=64, sampling_steps=4)
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
+    sizes = {"steps": 20, "batch_size": 8, "validation_fraction": 0.25}
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="hrdt_tiny", **sizes)
+
+
+def small(dataset: Path, out: Path) -> TrainConfig:
+    """Training on a CPU within the hour."""
+    policy = PolicyConfig(obs_steps=2)
+    method = HrdtConfig(width=128, layers=4, heads=4, kv_heads=2, hidden=384)
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="hrdt_small", steps=8_000, batch_size=128)
+
+
+def paper(dataset: Path, out: Path) -> TrainConfig:
+    """The published size, and the optimiser of the released pretraining; its rate stays constant and has no average.
+
+    Here the rate falls to zero and the average is deployed, as for every family.
+    """
+    policy = PolicyConfig(obs_steps=1, chunk_steps=16)
+    optimizer = OptimizerConfig(learning_rate=1e-4, weight_decay=1e-2, betas=(0.9, 0.999), warmup_steps=500)
+    sizes = {"steps": 500_000, "batch_size": 256}
+    return TrainConfig(dataset, out, policy, HrdtConfig(), optimizer, preset="hrdt_paper", **sizes)
