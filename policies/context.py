@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+GOAL = "goal/"
+"""Before the name of an observation: its value at the goal. Composed only, never taken apart."""
+
+
 @dataclass(frozen=True)
 class ContextSpec:
     """The sizes of a Context, from which a method builds its networks."""

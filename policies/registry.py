@@ -7,7 +7,11 @@ from typing import Any
 
 from armature.errors import ConfigError, unknown
 
-METHODS = {"diffusion": "policies.diffusion:Diffusion"}
+METHODS = {
+    "diffusion": "policies.diffusion:Diffusion",
+    "score": "policies.score:Score",
+    "mode": "policies.mode:Mode",
+}
 """A method is a torch module that keeps the protocol `policies.method.Method`."""
 
 

@@ -12,10 +12,12 @@ from armature.alignment import AlignmentConfig
 from data_collection.sampling import SamplingConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
+from policies.mode import ModeConfig
 from policies.policy_config import PolicyConfig
+from policies.score import ScoreConfig
 from policies.training_state import OptimizerConfig
 
-MethodConfig = DiffusionConfig
+MethodConfig = DiffusionConfig | ScoreConfig | ModeConfig
 
 
 @dataclass(frozen=True)
