@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 GOAL = "goal/"
 """Before the name of an observation: its value at the goal. Composed only, never taken apart."""
 
