@@ -19,6 +19,8 @@ from data_collection.streams import ACTION_EXECUTED
 
 ACTION = "action"
 MAX_AGE_NS = StreamPolicy().max_age_ns
+_FUTURE_MARK = 0x60A1
+"""Keeps these draws apart from others of the same seed and step."""
 
 
 def align_episode(episode: Episode, spec: RobotSpec, config: AlignmentConfig | None = None) -> Alignment:
@@ -120,6 +122,10 @@ class Windows:
         rows = np.add.outer(self.rows.take(indices), self._future)
         return np.minimum(rows, self._last.take(indices)[:, None], out=rows)
 
+    def last_rows(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return where in `arrays` the episodes of windows (B,) end: (B,), the last row itself."""
+        return self._last.take(indices)
+
     def batch(self, indices: NDArray[np.integer]) -> dict[str, NDArray]:
         """Gather windows (B,): observations (B, obs_steps, *shape), `action` (B, chunk_steps, D)."""
         observed, acted = self.observation_rows(indices), self.action_rows(indices)
@@ -136,6 +142,20 @@ def load_windows(
 ) -> Windows:
     """Read, align and index episodes."""
     return Windows((aligned_episode(episode, spec, config) for episode in episodes), obs_steps, chunk_steps)
+
+
+def future_rows(
+    rows: NDArray[np.int64], last: NDArray[np.int64], ahead: int, length: int, seed: int, step: int
+) -> NDArray[np.int64]:
+    """Draw for each of `rows` (B,) a stretch of what follows, up to `last` (B,): (B, length).
+
+    It begins uniformly among the rows at least `ahead` further, or at the last where there are none, which also fills
+    what would lie beyond. The draws of training step `step` are a function of the arguments alone.
+    """
+    first = np.minimum(rows + ahead, last)
+    share = np.random.default_rng((seed, step, _FUTURE_MARK)).random(len(rows))
+    begin = first + (share * (last - first + 1)).astype(np.int64)
+    return np.minimum(np.add.outer(begin, np.arange(length)), last[:, None])
 
 
 def split_by_episode(n: int, validation_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -14,16 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from armature.errors import InvalidValue
+from armature.errors import ConfigError, InvalidValue
 from armature.normalizer import Normalizer
-from armature.spec import JOINT_POSITION, RobotSpec
+from armature.spec import JOINT_POSITION, ArraySpec, RobotSpec
 from armature.transforms import to_absolute
 from armature.types import ActionChunk, Observation
+from policies.context import GOAL
 from policies.method import Sampled
 from policies.nets.affine import AffineLayer
 from policies.nets.observation import ObservationEncoder
 from policies.policy_config import PolicyConfig, relative_part
-from policies.registry import method_class
+from policies.registry import METHODS, method_class
 
 ACTION = "action"
 
@@ -34,16 +35,25 @@ class ChunkPolicy(nn.Module):
     def __init__(self, family: str, config: PolicyConfig, method: Any, spec: RobotSpec, normalizer: Normalizer) -> None:
         """`method` is the config of the family's method."""
         super().__init__()
+        _require_goal_family(family, config.goal_steps)
         self.family, self.policy_id = family, family
         self.spec = config.seen(spec)
         self.config = replace(config, observations=self.spec.observation.names)
         self.method_config, self.normalizer = method, normalizer
         self.obs_steps = config.obs_steps
         self.relative_part = relative_part(self.config, self.spec)
-        seen = (self.spec.observation, config.obs_steps, config.vision, normalizer, config.vector_noise)
+        seen = (
+            self.spec.observation,
+            config.obs_steps,
+            config.vision,
+            normalizer,
+            config.vector_noise,
+            config.goal_steps,
+        )
         self.encoder = ObservationEncoder(*seen)
         self.method = method_class(family)(method, self.spec.action.dim, config.chunk_steps, self.encoder.context_spec)
         self.action_layer = AffineLayer(normalizer.affine(ACTION))
+        self._goal: dict[str, Tensor] = {}
         self._sequence = 0
         # Noise is drawn on the CPU whatever the device, so that a seed means the same everywhere.
         self._generator = torch.Generator()
@@ -63,6 +73,20 @@ class ChunkPolicy(nn.Module):
         actions, diagnostics = self.method.sample(self.encoder(values), noise, generator)
         return Sampled(self.action_layer.invert(actions), diagnostics)
 
+    def set_goal(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Give the vectors (goal_steps, *shape) that chunks are to reach; they hold until others are given.
+
+        Raises InvalidValue where the policy takes no goal, or these do not fit the spec.
+        """
+        steps = self.config.goal_steps
+        if not steps:
+            raise InvalidValue(f"{self.policy_id} takes no goal: it was made with goal_steps 0")
+        goal: dict[str, Tensor] = {}
+        for array in self.spec.observation.vectors:
+            value = _steps_of(array, values, steps, "goal", self.policy_id)
+            goal[f"{GOAL}{array.name}"] = torch.from_numpy(value)[None]
+        self._goal = goal
+
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode; the same seed gives the same chunks for the same observations."""
         self._sequence = 0
@@ -73,11 +97,14 @@ class ChunkPolicy(nn.Module):
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Answer one observation with (chunk_steps, D) actions; raise InvalidValue when it does not fit the spec."""
+        if self.config.goal_steps and not self._goal:
+            raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
         values = self._checked(observation)
         shape = (1, self.config.chunk_steps, self.spec.action.dim)
         device = self.action_layer.scale.device
         noise = torch.randn(shape, generator=self._generator).to(device)
         batch = {name: torch.from_numpy(value)[None].to(device) for name, value in values.items()}
+        batch |= {name: value.to(device) for name, value in self._goal.items()}
         sampled = self.sample(batch, noise, self._generator)
         actions = sampled.actions[0].double().cpu().numpy()
         if self.relative_part is not None:
@@ -88,14 +115,25 @@ class ChunkPolicy(nn.Module):
         return ActionChunk(stamp_ns, stamp_ns, period_ns, actions, self.policy_id, self._sequence, diagnostics)
 
     def _checked(self, observation: Observation) -> dict[str, NDArray[Any]]:
-        values: dict[str, NDArray[Any]] = {}
-        for array in self.spec.observation:
-            if array.name not in observation.values:
-                raise InvalidValue(f"observation lacks {array.name}; it holds {', '.join(observation.values)}")
-            value = observation.values[array.name]
-            if len(value) != self.obs_steps:
-                raise InvalidValue(f"{array.name}: {len(value)} steps, {self.policy_id} needs {self.obs_steps}")
-            for step in value:
-                array.validate(step)
-            values[array.name] = np.array(value)
-        return values
+        given = observation.values, self.obs_steps, "observation", self.policy_id
+        return {array.name: _steps_of(array, *given) for array in self.spec.observation}
+
+
+def _steps_of(
+    array: ArraySpec, values: Mapping[str, NDArray[Any]], steps: int, what: str, policy_id: str
+) -> NDArray[Any]:
+    """Return a copy of the value of `array`, which must be `steps` valid ones."""
+    if array.name not in values:
+        raise InvalidValue(f"{what} lacks {array.name}; it holds {', '.join(values)}")
+    value = values[array.name]
+    if len(value) != steps:
+        raise InvalidValue(f"{array.name}: {len(value)} steps, {policy_id} needs {steps}")
+    for step in value:
+        array.validate(step)
+    return np.array(value)
+
+
+def _require_goal_family(family: str, goal_steps: int) -> None:
+    if goal_steps and not getattr(method_class(family), "takes_goal", False):
+        able = [name for name in METHODS if getattr(method_class(name), "takes_goal", False)]
+        raise ConfigError(f"goal_steps is {goal_steps}: the family {family} takes no goal. Valid: {', '.join(able)}")

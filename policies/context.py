@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+GOAL = "goal/"
+"""Before the name of an observation: its value at the goal. Composed only, never taken apart."""
+
 
 @dataclass(frozen=True)
 class ContextSpec:

@@ -7,6 +7,7 @@ Windows of images are never made beforehand.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,23 @@ from armature.normalizer import FieldStats, Normalizer
 from armature.spec import JOINT_POSITION, RobotSpec
 from armature.transforms import to_relative
 from data_collection.sampling import draw
-from data_collection.windows import ACTION, Windows
+from data_collection.windows import ACTION, Windows, future_rows
+from policies.context import GOAL
+
+
+class Goals(NamedTuple):
+    """Which observations of the future are a window's goal."""
+
+    names: tuple[str, ...]
+    steps: int
 
 
 class WindowTensors:
     """The windows of a set of episodes on one device."""
 
-    def __init__(self, windows: Windows, relative_part: slice | None, device: str = "cpu") -> None:
+    def __init__(
+        self, windows: Windows, relative_part: slice | None, device: str = "cpu", goals: Goals | None = None
+    ) -> None:
         """Take over `windows`; `relative_part` of each action becomes relative to its window's last joint positions.
 
         Mapped windows stay on the host, and only batches move.
@@ -33,22 +44,34 @@ class WindowTensors:
         observed = windows.observation_rows(every)
         if relative_part is not None:
             actions = to_relative(actions, windows.arrays[JOINT_POSITION][observed[:, -1]], relative_part)
-        self.device = device
+        self.device, self.goals = device, goals
         home = "cpu" if windows.is_mapped else device
         self.actions = torch.from_numpy(actions).to(home)
         self.index = torch.from_numpy(observed).to(home)
         self.rows = torch.from_numpy(windows.rows).to(home)
+        self.last_rows = windows.last_rows(every)
         self.arrays = {name: torch.from_numpy(a).to(home) for name, a in windows.arrays.items() if name != ACTION}
 
     def __len__(self) -> int:
         return len(self.actions)
 
-    def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Gather windows (B,): observations (B, obs_steps, *shape), "action" (B, chunk_steps, D) float32."""
+    def batch(self, indices: Tensor, seed: int = 0, step: int = 0) -> dict[str, Tensor]:
+        """Gather windows (B,): observations (B, obs_steps, *shape), "action" (B, chunk_steps, D) float32.
+
+        Where there are goals, they are drawn from the rest of each episode after the chunk, as training step `step`
+        draws them, and stand under GOAL and the name of the observation: (B, goal steps, *shape).
+        """
         indices = indices.to(self.index.device)
-        rows = self.index[indices]
-        values = {n: a.index_select(0, rows.flatten()).unflatten(0, rows.shape) for n, a in self.arrays.items()}
+        values = {name: _gather(array, self.index[indices]) for name, array in self.arrays.items()}
+        if self.goals is not None:
+            rows = self._goal_rows(indices, self.goals.steps, seed, step)
+            values |= {f"{GOAL}{name}": _gather(self.arrays[name], rows) for name in self.goals.names}
         return {name: value.to(self.device) for name, value in {**values, ACTION: self.actions[indices]}.items()}
+
+    def _goal_rows(self, indices: Tensor, steps: int, seed: int, step: int) -> Tensor:
+        rows, last = self.rows[indices].cpu().numpy(), self.last_rows[indices.cpu().numpy()]
+        drawn = future_rows(rows, last, self.actions.shape[1], steps, seed, step)
+        return torch.from_numpy(drawn).to(self.index.device)
 
     def normalizer(self, spec: RobotSpec) -> Normalizer:
         """Compute the statistics of every vector observation and of the action, relative where it is relative."""
@@ -56,6 +79,10 @@ class WindowTensors:
         columns = {**vectors, ACTION: self.actions.flatten(0, 1)}
         fields = {name: FieldStats.of(values.cpu().numpy()) for name, values in columns.items()}
         return Normalizer(fields, dict.fromkeys(fields, "limits"))
+
+
+def _gather(array: Tensor, rows: Tensor) -> Tensor:
+    return array.index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def batch_indices(

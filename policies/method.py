@@ -22,7 +22,8 @@ class Sampled(NamedTuple):
 class Method(Protocol):
     """One file of this room holds one: its config, networks, loss and sampling. It is a torch module.
 
-    Actions are normalised by the policy around it: those of the training data fill [-1, 1] in every dimension.
+    Actions are normalised by the policy around it: those of the training data fill [-1, 1] in every dimension. A class
+    whose attribute `takes_goal` is true uses Context.goal; for others a policy with goals is refused.
     """
 
     family: str

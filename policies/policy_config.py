@@ -22,6 +22,8 @@ class PolicyConfig:
     relative_actions: bool = False
     """Predict joint targets relative to the joint positions of the latest observation [rad]."""
     vision: VisionConfig = field(default_factory=VisionConfig)
+    goal_steps: int = 0
+    """Later steps of the vector observations given as the goal, of a family that takes one; 0 for a policy without."""
     vector_noise: float = 0.0
     """Deviation of the noise added to vector observations in training, in normalised units (their range is 2)."""
 
@@ -30,6 +32,8 @@ class PolicyConfig:
         for name in ("obs_steps", "chunk_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.goal_steps < 0:
+            raise ConfigError(f"goal_steps is {self.goal_steps}, must not be negative")
         if self.vector_noise < 0:
             raise ConfigError(f"vector_noise is {self.vector_noise}, must not be negative")
 

@@ -9,6 +9,8 @@ from armature.errors import ConfigError, unknown
 
 METHODS = {
     "diffusion": "policies.diffusion:Diffusion",
+    "score": "policies.score:Score",
+    "mode": "policies.mode:Mode",
     "hrdt": "policies.hrdt:Hrdt",
     "bc": "policies.bc:BehaviourCloning",
 }

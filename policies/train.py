@@ -35,7 +35,7 @@ from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.windows import Windows, load_windows, split_by_episode
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
-from policies.dataset_torch import WindowTensors, batch_indices
+from policies.dataset_torch import Goals, WindowTensors, batch_indices
 from policies.init_from import initialised, origin_of
 from policies.policy_config import relative_part
 from policies.presets.catalog import PRESETS
@@ -157,8 +157,9 @@ def _windows(
 
 
 def _tensors(config: TrainConfig, dataset: Dataset, windows: Windows) -> WindowTensors:
-    relative = relative_part(config.policy, config.policy.seen(dataset.spec))
-    return WindowTensors(windows, relative, config.device)
+    spec, steps = config.policy.seen(dataset.spec), config.policy.goal_steps
+    goals = Goals(tuple(array.name for array in spec.observation.vectors), steps) if steps else None
+    return WindowTensors(windows, relative_part(config.policy, spec), config.device, goals)
 
 
 def _prepare(config: TrainConfig) -> tuple[TrainData, TrainingState]:
@@ -196,7 +197,7 @@ def _run(config: TrainConfig, data: TrainData, state: TrainingState, command: st
         smooth, begin_s = None, time.monotonic() - state.seconds
         while state.step < end and not interrupted.is_set():
             indices = batch_indices(state.step, config.batch_size, len(data.train), config.seed, data.cumulative)
-            loss = state.update(data.train.batch(indices), config.seed, config.steps)
+            loss = state.update(data.train.batch(indices, config.seed, state.step), config.seed, config.steps)
             state.seconds = time.monotonic() - begin_s
             smooth = loss if smooth is None else _LOSS_SMOOTHING * smooth + (1 - _LOSS_SMOOTHING) * loss
             progress.update(bar, completed=state.step, loss=smooth)

@@ -14,10 +14,12 @@ from policies.bc import BcConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
 from policies.hrdt import HrdtConfig
+from policies.mode import ModeConfig
 from policies.policy_config import PolicyConfig
+from policies.score import ScoreConfig
 from policies.training_state import OptimizerConfig
 
-MethodConfig = DiffusionConfig | HrdtConfig | BcConfig
+MethodConfig = DiffusionConfig | ScoreConfig | ModeConfig | HrdtConfig | BcConfig
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from armature.errors import ConfigError
 from armature.normalizer import Normalizer
 from armature.spec import ObservationSpec
-from policies.context import Context, ContextSpec
+from policies.context import GOAL, Context, ContextSpec
 from policies.nets.affine import AffineLayer
 from policies.nets.vision import ImageEncoder, centre_corners, crop, random_corners
 
@@ -40,6 +40,7 @@ class ObservationEncoder(nn.Module):
         vision: VisionConfig,
         normalizer: Normalizer,
         vector_noise: float = 0.0,
+        goal_steps: int = 0,
     ) -> None:
         super().__init__()
         _check_vision(spec, vision)
@@ -49,10 +50,16 @@ class ObservationEncoder(nn.Module):
         )
         self.vectors = nn.ModuleList(AffineLayer(normalizer.affine(array.name)) for array in spec.vectors)
         state_dim = sum(array.size for array in spec.vectors)
-        self.context_spec = ContextSpec(obs_steps, state_dim, len(spec.images), vision.features)
+        if goal_steps and not state_dim:
+            raise ConfigError(f"goal_steps is {goal_steps}, but no vector is observed that could be the goal")
+        sizes = (obs_steps, state_dim, len(spec.images), vision.features)
+        self.context_spec = ContextSpec(*sizes, goal_steps=goal_steps)
 
     def forward(self, values: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Context:
-        """Encode; `augment` draws image windows and noise on the vectors, None takes centred windows and no noise."""
+        """Encode; `augment` draws image windows and noise on the vectors, None takes centred windows and no noise.
+
+        A policy with goals finds the vectors of the goal, (B, goal_steps, *shape), under GOAL and their name.
+        """
         images = [
             self._camera(encoder, values[array.name], augment)
             for array, encoder in zip(self.spec.images, self.cameras, strict=True)
@@ -64,7 +71,12 @@ class ObservationEncoder(nn.Module):
         like = values[self.spec.names[0]]
         empty = torch.zeros(*like.shape[:2], 0, device=like.device)
         state = torch.cat(vectors, dim=-1) if vectors else empty
-        return Context(state, torch.stack(images, dim=2) if images else empty[..., None])
+        goal = self._goal(values) if self.context_spec.goal_steps else None
+        return Context(state, torch.stack(images, dim=2) if images else empty[..., None], goal=goal)
+
+    def _goal(self, values: Mapping[str, Tensor]) -> Tensor:
+        named = zip(self.spec.vectors, self.vectors, strict=True)
+        return torch.cat([layer(values[f"{GOAL}{array.name}"].flatten(2)) for array, layer in named], dim=-1)
 
     def _camera(self, encoder: nn.Module, images: Tensor, augment: torch.Generator | None) -> Tensor:
         count, margin = len(images), self.margin_px

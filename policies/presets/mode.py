@@ -1,0 +1,42 @@
+"""MoDE: sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from policies.mode import ModeConfig
+from policies.nets.observation import VisionConfig
+from policies.policy_config import PolicyConfig
+from policies.train_config import TrainConfig
+from policies.training_state import OptimizerConfig
+
+
+def tiny(dataset: Path, out: Path) -> TrainConfig:
+    """The smallest training that goes through every part: for tests."""
+    policy = PolicyConfig(chunk_steps=8, vision=VisionConfig((4, 8), (2, 2), features=8, crop_margin_px=4))
+    dropout = {"attention_dropout": 0.0, "expert_dropout": 0.0}
+    method = ModeConfig(width=32, layers=1, heads=2, noise_draws=4, sampling_steps=5, **dropout)
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
+    sizes = {"steps": 20, "batch_size": 8, "validation_fraction": 0.25}
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="mode_tiny", **sizes)
+
+
+def small(dataset: Path, out: Path) -> TrainConfig:
+    """Training on a CPU within the hour."""
+    policy = PolicyConfig(obs_steps=2)
+    method = ModeConfig(width=128, layers=4, heads=4, attention_dropout=0.1, sampling_steps=5)
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="mode_small", steps=10_000, batch_size=128)
+
+
+def paper(dataset: Path, out: Path) -> TrainConfig:
+    """The published pretrained size and schedule (Reuss et al. 2024, table 3).
+
+    Published beside it, and not set here: two cameras, each with a ResNet-50 modulated by the prompt, and CLIP's
+    embedding of the prompt.
+    """
+    policy = PolicyConfig(chunk_steps=10)
+    optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.1, warmup_steps=6000)
+    return TrainConfig(
+        dataset, out, policy, ModeConfig(), optimizer, preset="mode_paper", steps=300_000, batch_size=512
+    )
