@@ -7,7 +7,10 @@ from typing import Any
 
 from armature.errors import ConfigError, unknown
 
-METHODS = {"diffusion": "policies.diffusion:Diffusion"}
+METHODS = {
+    "diffusion": "policies.diffusion:Diffusion",
+    "ebt": "policies.ebt:Ebt",
+}
 """A method is a torch module that keeps the protocol `policies.method.Method`."""
 
 

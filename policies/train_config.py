@@ -12,10 +12,11 @@ from armature.alignment import AlignmentConfig
 from data_collection.sampling import SamplingConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
+from policies.ebt import EbtConfig
 from policies.policy_config import PolicyConfig
 from policies.training_state import OptimizerConfig
 
-MethodConfig = DiffusionConfig
+MethodConfig = DiffusionConfig | EbtConfig
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.presets import diffusion
+from policies.presets import diffusion, ebt
 from policies.presets.lift import lift_pixels, lift_state
 from policies.train_config import TrainConfig
 
 SIZES = ("tiny", "small", "paper")
-_FAMILIES = {"diffusion": diffusion}
+_FAMILIES = {"diffusion": diffusion, "ebt": ebt}
 
 PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
     **{f"{family}_{size}": getattr(module, size) for family, module in _FAMILIES.items() for size in SIZES},
