@@ -168,7 +168,7 @@ class Ebt(nn.Module):
         """
         config, memory = self.config, self.memory(context)
         steps = config.train_steps + _draw_count(config.train_steps_extra, generator)
-        sizes = _draw_sizes(config, len(actions), generator).to(actions.device)
+        sizes = _draw_sizes(config, len(actions), generator).to(actions)
         trace = [begin(self._starts(actions, memory, generator))]
         for i in range(steps):
             noise = _noise_deviation(config, i, steps) * _draw_like(actions, generator)
@@ -230,7 +230,7 @@ class Ebt(nn.Module):
             nearest = (refined - actions[:, None]).square().mean(dim=(2, 3)).argmin(dim=1)
             start = start.unflatten(0, (-1, count))[torch.arange(len(actions)), nearest]
         if config.data_starts > 0:
-            place, share = torch.rand(2, len(actions), 1, 1, generator=generator).to(actions.device)
+            place, share = torch.rand(2, len(actions), 1, 1, generator=generator).to(actions)
             start = torch.where(share < config.data_starts, torch.lerp(start, actions, place), start)
         return start
 
@@ -258,7 +258,7 @@ def _repeated(memory: Memory, count: int) -> Memory:
 
 
 def _draw_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator).to(x.device)
+    return torch.randn(x.shape, generator=generator).to(x)
 
 
 def _draw_count(most: int, generator: torch.Generator) -> int:

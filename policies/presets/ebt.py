@@ -16,7 +16,7 @@ def tiny(dataset: Path, out: Path) -> TrainConfig:
     policy = PolicyConfig(chunk_steps=8, vision=VisionConfig((4, 8), (2, 2), features=8, crop_margin_px=4))
     method = EbtConfig(
         **{"width": 16, "layers": 1, "observation_layers": 1, "heads": 2, "dropout": 0.0, "step_size": 50.0},
-        **{"train_steps": 2, "train_steps_extra": 1},
+        **{"train_steps": 1, "train_steps_extra": 1},
     )
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
     sizes = {"steps": 20, "batch_size": 8, "validation_fraction": 0.25}
