@@ -10,6 +10,7 @@ from armature.errors import ConfigError, unknown
 METHODS = {
     "diffusion": "policies.diffusion:Diffusion",
     "score": "policies.score:Score",
+    "ebt": "policies.ebt:Ebt",
     "mode": "policies.mode:Mode",
     "hrdt": "policies.hrdt:Hrdt",
     "bc": "policies.bc:BehaviourCloning",

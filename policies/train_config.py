@@ -15,11 +15,12 @@ from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
 from policies.hrdt import HrdtConfig
 from policies.mode import ModeConfig
+from policies.ebt import EbtConfig
 from policies.policy_config import PolicyConfig
 from policies.score import ScoreConfig
 from policies.training_state import OptimizerConfig
 
-MethodConfig = DiffusionConfig | ScoreConfig | ModeConfig | HrdtConfig | BcConfig
+MethodConfig = DiffusionConfig | ScoreConfig | EbtConfig | ModeConfig | HrdtConfig | BcConfig
 
 
 @dataclass(frozen=True)

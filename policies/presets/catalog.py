@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.presets import bc, diffusion, hrdt, mode, score
+from policies.presets import bc, diffusion, ebt, hrdt, mode, score
 from policies.presets.lift import lift_pixels, lift_state
 from policies.presets.pusht import adapted
 from policies.train_config import TrainConfig
 
 SIZES = ("tiny", "small", "paper")
-_FAMILIES = {"diffusion": diffusion, "score": score, "mode": mode, "hrdt": hrdt, "bc": bc}
+_FAMILIES = {"diffusion": diffusion, "score": score, "ebt": ebt, "mode": mode, "hrdt": hrdt, "bc": bc}
 
 PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
     **{f"{family}_{size}": getattr(module, size) for family, module in _FAMILIES.items() for size in SIZES},

@@ -1,0 +1,45 @@
+"""EBT-Policy: sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from policies.ebt import EbtConfig
+from policies.nets.observation import VisionConfig
+from policies.policy_config import PolicyConfig
+from policies.train_config import TrainConfig
+from policies.training_state import OptimizerConfig
+
+
+def tiny(dataset: Path, out: Path) -> TrainConfig:
+    """The smallest training that goes through every part: for tests."""
+    policy = PolicyConfig(chunk_steps=8, vision=VisionConfig((4, 8), (2, 2), features=8, crop_margin_px=4))
+    method = EbtConfig(
+        **{"width": 16, "layers": 1, "observation_layers": 1, "heads": 2, "dropout": 0.0, "step_size": 50.0},
+        **{"train_steps": 1, "train_steps_extra": 1},
+    )
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
+    sizes = {"steps": 20, "batch_size": 8, "validation_fraction": 0.25}
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="ebt_tiny", **sizes)
+
+
+def small(dataset: Path, out: Path) -> TrainConfig:
+    """Training on a CPU within the hour, from state."""
+    policy = PolicyConfig(obs_steps=2)
+    method = EbtConfig(
+        **{"width": 64, "layers": 2, "observation_layers": 2, "dropout": 0.0, "step_size": 100.0},
+        **{"train_steps": 2, "train_steps_extra": 0},
+    )
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="ebt_small", steps=10_000, batch_size=64)
+
+
+def paper(dataset: Path, out: Path) -> TrainConfig:
+    """EBT-Policy-S as released: 8.6 M parameters beside the image networks, 6 to 10 steps in training, 2 in use.
+
+    Published with a ResNet-18 with group norm, spatial softmax and 64 features for each camera (84 px, of which a
+    window of 76 is seen): with two of them about 31 M. `policy.vision` is left at the default here.
+    """
+    optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.999), warmup_steps=500)
+    sizes = {"steps": 900_000, "batch_size": 64}
+    return TrainConfig(dataset, out, PolicyConfig(obs_steps=2), EbtConfig(), optimizer, preset="ebt_paper", **sizes)
