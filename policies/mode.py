@@ -31,6 +31,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from armature.errors import ConfigError
 from policies.context import Context, ContextSpec
@@ -115,7 +116,7 @@ class Mode(nn.Module):
         return Sampled(sample(denoise, noise, levels, self.config.edm.sampler, generator), {})
 
     def fuse_experts(self) -> FusedSteps:
-        """Return the fused experts of the sampling schedule, made anew where the weights have changed since.
+        """Return the fused experts of the sampling schedule, made anew where the weights have changed.
 
         An engine that captures `sample` calls this before: while it compiles, weights are taken to be as they were.
         """
@@ -230,6 +231,18 @@ class FusedSteps(nn.Module):
         return self.embeddings[step : step + 1], [partial(layer, step=step) for layer in self.layers]
 
 
+class _StepCounter:
+    taken = 0
+
+    def __call__(self, *_: object) -> None:
+        self.taken += 1
+
+
+_OPTIMIZER_STEPS = _StepCounter()
+"""Counts the steps of all optimisers."""
+register_optimizer_step_post_hook(_OPTIMIZER_STEPS)
+
+
 def _embedded(level_in: nn.Module, levels: Sequence[float]) -> Tensor:
     like = next(level_in.parameters())
     return level_in(like.new_tensor([[math.log(level) / 4] for level in levels]))
@@ -238,10 +251,11 @@ def _embedded(level_in: nn.Module, levels: Sequence[float]) -> Tensor:
 def _state_of(weights: Sequence[Tensor], levels: Sequence[float]) -> tuple[object, ...]:
     """Return what differs once any weight was written to, replaced or moved, or the levels are others.
 
-    Every operation in place raises a tensor's version; an inference tensor has none.
+    Operations in place raise a tensor's version, except those of fused optimisers, whose steps are counted, and writes
+    to its `.data`, which are not seen. An inference tensor has no version.
     """
     versions = ((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights)
-    return (tuple(levels), *versions)
+    return (tuple(levels), _OPTIMIZER_STEPS.taken, *versions)
 
 
 def _mean_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
