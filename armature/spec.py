@@ -24,6 +24,7 @@ GRIPPER_OPENING = "gripper/opening"
 TCP_POSE = "tcp/pose"
 TCP_DELTA = "tcp/delta"
 OBJECT_POSE = "object/pose"
+OBJECT_KEYPOINTS = "object/keypoints"
 AGENT_POSITION = "agent/position"
 
 ActionKind = Literal["joint_position", "tcp_delta", "planar_position", "controller_input"]

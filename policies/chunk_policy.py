@@ -5,8 +5,8 @@ Everything that is not a matter of the method is here: encoding, scaling, relati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,16 @@ from policies.registry import method_class
 ACTION = "action"
 
 
+@dataclass
+class EpisodeState:
+    """What a policy remembers of an episode."""
+
+    generator: torch.Generator
+    """Noise is drawn on the CPU whatever the device, so that a seed means the same everywhere."""
+    sequence: int = 0
+    """Chunks given so far."""
+
+
 class ChunkPolicy(nn.Module):
     """A policy of any family for the robot `spec`, which is narrowed to the observations that the config names."""
 
@@ -44,9 +54,7 @@ class ChunkPolicy(nn.Module):
         self.encoder = ObservationEncoder(*seen)
         self.method = method_class(family)(method, self.spec.action.dim, config.chunk_steps, self.encoder.context_spec)
         self.action_layer = AffineLayer(normalizer.affine(ACTION))
-        self._sequence = 0
-        # Noise is drawn on the CPU whatever the device, so that a seed means the same everywhere.
-        self._generator = torch.Generator()
+        self._episode = EpisodeState(torch.Generator())
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the method's loss on a batch.
@@ -65,27 +73,48 @@ class ChunkPolicy(nn.Module):
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode; the same seed gives the same chunks for the same observations."""
-        self._sequence = 0
+        self._episode = self.begin(seed)
+
+    def begin(self, seed: int | None = None) -> EpisodeState:
+        """Return the state of a new episode, for `infer_batch`."""
+        generator = torch.Generator()
         if seed is None:
-            self._generator.seed()
+            generator.seed()
         else:
-            self._generator.manual_seed(seed)
+            generator.manual_seed(seed)
+        return EpisodeState(generator)
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Answer one observation with (chunk_steps, D) actions; raise InvalidValue when it does not fit the spec."""
-        values = self._checked(observation)
-        shape = (1, self.config.chunk_steps, self.spec.action.dim)
+        return self.infer_batch([observation], [self._episode])[0]
+
+    def infer_batch(self, observations: Sequence[Observation], episodes: Sequence[EpisodeState]) -> list[ActionChunk]:
+        """Answer an observation of each episode, each as `infer` would.
+
+        Only of a stochastic sampler the answers are others, though as likely: what it draws beyond the first noise
+        comes from the first episode's generator for all.
+        """
+        values = [self._checked(observation) for observation in observations]
+        shape = (self.config.chunk_steps, self.spec.action.dim)
+        noise = torch.stack([torch.randn(shape, generator=episode.generator) for episode in episodes])
         device = self.action_layer.scale.device
-        noise = torch.randn(shape, generator=self._generator).to(device)
-        batch = {name: torch.from_numpy(value)[None].to(device) for name, value in values.items()}
-        sampled = self.sample(batch, noise, self._generator)
-        actions = sampled.actions[0].double().cpu().numpy()
-        if self.relative_part is not None:
-            actions = to_absolute(actions, values[JOINT_POSITION][-1], self.relative_part)
-        self._sequence += 1
-        stamp_ns, period_ns = observation.stamp_ns, self.spec.action.period_ns
-        diagnostics = {name: figure[0].item() for name, figure in sampled.diagnostics.items()}
-        return ActionChunk(stamp_ns, stamp_ns, period_ns, actions, self.policy_id, self._sequence, diagnostics)
+        batch = {n: torch.from_numpy(np.stack([v[n] for v in values])).to(device) for n in self.spec.observation.names}
+        sampled = self.sample(batch, noise.to(device), episodes[0].generator)
+        chunks: list[ActionChunk] = []
+        for i, (observation, episode) in enumerate(zip(observations, episodes, strict=True)):
+            actions = sampled.actions[i].double().cpu().numpy()
+            if self.relative_part is not None:
+                actions = to_absolute(actions, values[i][JOINT_POSITION][-1], self.relative_part)
+            episode.sequence += 1
+            diagnostics = {name: figure[i].item() for name, figure in sampled.diagnostics.items()}
+            chunks.append(self._chunk(observation.stamp_ns, actions, episode.sequence, diagnostics))
+        return chunks
+
+    def _chunk(
+        self, stamp_ns: int, actions: NDArray[np.float64], sequence: int, diagnostics: Mapping[str, float]
+    ) -> ActionChunk:
+        period_ns = self.spec.action.period_ns
+        return ActionChunk(stamp_ns, stamp_ns, period_ns, actions, self.policy_id, sequence, diagnostics)
 
     def _checked(self, observation: Observation) -> dict[str, NDArray[Any]]:
         values: dict[str, NDArray[Any]] = {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from armature.control.residual import NoResidual
 from armature.control.safety_gate import SafetyGate, SafetyLimits
 from armature.policy import Policy
 from armature.spec import require_compatible
-from armature.types import Command, Reason, Sample
+from armature.types import ActionChunk, Command, Observation, Reason, Sample
 
 OnStep = Callable[[dict[str, NDArray[Any]], Command], None]
 """Called once per tick with the observation before the command, and the command."""
@@ -35,6 +35,8 @@ class EpisodeResult:
     """What was sent, (steps, dim)."""
     reasons: Counter[Reason]
     """How many commands the gate changed, by reason."""
+    maxima: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The largest value of each measure that the world's `info` gives as a float, such as Push-T's coverage."""
 
 
 def rollout(
@@ -50,50 +52,68 @@ def rollout(
     Tick k is at k * period; the policy's answer counts as instantaneous, as in the lockstep graph.
     Raises SpecMismatch when the policy needs what the robot does not offer.
     """
-    require_compatible(policy.spec, env.robot_spec, policy.policy_id)
-    arm = _Arm(env, policy, scheduler_config, limits)
-    values, _ = env.reset(seed=seed)
+    episode = SimEpisode(env, policy, seed, scheduler_config, limits)
     policy.reset(seed)
-    commands: list[NDArray[np.float64]] = []
-    success = done = False
-    while not done:
-        command = arm.command(len(commands), values)
-        if on_step is not None:
-            on_step(values, command)
-        commands.append(command.action)
-        values, _, success, truncated, _ = env.step(command.action)
-        done = success or truncated
-    period_s = arm.period_ns / 1e9
-    return EpisodeResult(seed, success, len(commands), len(commands) * period_s, np.stack(commands), arm.reasons)
+    while not episode.is_done:
+        observation = episode.observe()
+        if observation is not None:
+            episode.take(policy.infer(observation))
+        episode.step(on_step)
+    return episode.result()
 
 
-class _Arm:
-    """The robot's side of one episode."""
+class SimEpisode:
+    """The robot's side of one episode: per tick `observe`, `take` where it asked for a chunk, and `step`."""
 
-    def __init__(self, env: Any, policy: Policy, scheduler_config: SchedulerConfig, limits: SafetyLimits) -> None:
-        self.period_ns = env.robot_spec.action.period_ns
-        self._env, self._policy = env, policy
+    def __init__(
+        self, env: Any, policy: Policy, seed: int, scheduler_config: SchedulerConfig, limits: SafetyLimits
+    ) -> None:
+        """Begin the episode of `seed`; of the policy only its needs are read."""
+        require_compatible(policy.spec, env.robot_spec, policy.policy_id)
+        self.seed, self.is_done = seed, False
+        self._env, self._spec = env, policy.spec.observation
+        self._period_ns = env.robot_spec.action.period_ns
         # In lockstep every stream is sampled at every tick: anything older than the tick would be a mistake.
-        self._buffer = ObservationBuffer(policy.spec.observation, policy.obs_steps, max_age_ns=0)
+        self._buffer = ObservationBuffer(self._spec, policy.obs_steps, max_age_ns=0)
         self._scheduler = ChunkScheduler(scheduler_config)
         self._gate = SafetyGate(env.robot_spec.action, limits)
+        self._commands: list[NDArray[np.float64]] = []
+        self._success = False
+        self._maxima: dict[str, float] = {}
+        self._values, _ = env.reset(seed=seed)
+        self._gate.arm(0, env.measured_action())
 
     @property
-    def reasons(self) -> Counter[Reason]:
-        return self._gate.counts
+    def _now_ns(self) -> int:
+        return len(self._commands) * self._period_ns
 
-    def command(self, tick: int, values: dict[str, NDArray[Any]]) -> Command:
-        now_ns = tick * self.period_ns
-        for array in self._policy.spec.observation:
-            self._buffer.push(array.name, now_ns, now_ns, values[array.name])
-        measured = self._env.measured_action()
-        if tick == 0:
-            self._gate.arm(now_ns, measured)
-        if self._scheduler.needs_chunk(now_ns):
-            self._infer(now_ns)
-        return control_step(now_ns, Sample(now_ns, now_ns, measured), self._scheduler, NoResidual(), self._gate)
+    def observe(self) -> Observation | None:
+        """Take in what the world shows; return the observation of this tick when a chunk is due."""
+        for array in self._spec:
+            self._buffer.push(array.name, self._now_ns, self._now_ns, self._values[array.name])
+        return self._buffer.latest(self._now_ns) if self._scheduler.needs_chunk(self._now_ns) else None
 
-    def _infer(self, now_ns: int) -> None:
-        observation = self._buffer.latest(now_ns)
-        if observation is not None:
-            self._scheduler.push(self._policy.infer(observation))
+    def take(self, chunk: ActionChunk) -> None:
+        """Take a policy's answer."""
+        self._scheduler.push(chunk)
+
+    def step(self, on_step: OnStep | None = None) -> None:
+        """Command the world and let a period pass."""
+        now_ns = self._now_ns
+        measured = Sample(now_ns, now_ns, self._env.measured_action())
+        command = control_step(now_ns, measured, self._scheduler, NoResidual(), self._gate)
+        if on_step is not None:
+            on_step(self._values, command)
+        self._commands.append(command.action)
+        self._values, _, self._success, truncated, info = self._env.step(command.action)
+        for name, value in info.items():
+            if isinstance(value, float):
+                self._maxima[name] = max(value, self._maxima.get(name, value))
+        self.is_done = self._success or truncated
+
+    def result(self) -> EpisodeResult:
+        """Return what has happened so far."""
+        steps = len(self._commands)
+        duration_s = steps * self._period_ns / 1e9
+        commands, reasons = np.stack(self._commands), self._gate.counts
+        return EpisodeResult(self.seed, self._success, steps, duration_s, commands, reasons, self._maxima)

@@ -13,6 +13,7 @@ from armature.spec import (
     CAMERA_WRIST,
     GRIPPER_OPENING,
     JOINT_POSITION,
+    OBJECT_KEYPOINTS,
     OBJECT_POSE,
     TCP_DELTA,
     TCP_POSE,
@@ -42,6 +43,12 @@ PANDA_RATE_HZ = 20.0
 PUSHT_RATE_HZ = 10.0
 PUSHT_SIZE_PX = 512.0
 PUSHT_IMAGE_SIZE = 96
+PUSHT_KEYPOINTS_PX = (
+    (9.2698, 90.0410), (-60.9835, -1.1867), (60.9128, -1.3934), (-0.2705, 25.5436), (-14.0649, 122.8159),
+    (39.0027, 32.8574), (-39.9664, 32.7297), (-16.8243, 62.8632), (23.5415, -1.7003),
+)  # fmt: skip
+"""Nine points in the frame of the T-shaped block, those of the array `keypoint` of the human demonstrations (Chi et al.
+2023): that array, moved and turned back by the recorded poses, median over the frames."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,9 @@ def _pusht_spec(config: SimConfig) -> RobotSpec:
     agent = ArraySpec(AGENT_POSITION, (2,), "float32", "px", "", *size, ("x", "y"))
     arrays = (*_cameras(config, (CAMERA_SCENE,), PUSHT_IMAGE_SIZE), agent)
     if config.privileged:
-        arrays += (ArraySpec(OBJECT_POSE, (3,), "float32", "px,rad", labels=("x", "y", "angle")),)
+        labels = tuple(f"{axis}{i}" for i in range(len(PUSHT_KEYPOINTS_PX)) for axis in "xy")
+        keypoints = ArraySpec(OBJECT_KEYPOINTS, (len(labels),), "float32", "px", labels=labels)
+        arrays += (ArraySpec(OBJECT_POSE, (3,), "float32", "px,rad", labels=("x", "y", "angle")), keypoints)
     return RobotSpec(
         "pusht", ObservationSpec(arrays, PUSHT_RATE_HZ), ActionSpec("planar_position", (agent,), PUSHT_RATE_HZ)
     )

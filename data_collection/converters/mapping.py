@@ -26,6 +26,8 @@ class MappedStream:
 
     key: str
     columns: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    """Of a sample of the stream, where it is to be another than that of the array; not for images."""
     unit: str = "1"
     frame: str = ""
     low: tuple[float, ...] | None = None
@@ -94,8 +96,10 @@ def mapped_plan(mapping: DatasetMapping, offered: Mapping[str, tuple[tuple[int, 
 def _array_spec(name: str, stream: MappedStream, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
     about = (stream.unit, stream.frame, stream.low, stream.high, stream.labels)
     if stream.unit == "rgb8":
+        if stream.shape is not None:
+            raise ConfigError(f"mapping: {name}: shape {stream.shape}, an image keeps the shape of {stream.key}")
         if len(shape) != 3 or 3 not in (shape[0], shape[2]):
             raise ConfigError(f"mapping: {name}: {stream.key} has samples {shape}, an image is (H, W, 3) or (3, H, W)")
         return ArraySpec(name, shape if shape[2] == 3 else (*shape[1:], 3), "uint8", *about)
-    shape = shape if stream.columns is None else (len(stream.columns),)
+    shape = stream.shape or (shape if stream.columns is None else (len(stream.columns),))
     return ArraySpec(name, shape or (1,), dtype.name, *about)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from policies.presets import diffusion
 from policies.presets.lift import lift_pixels, lift_state
+from policies.presets.pusht import adapted
 from policies.train_config import TrainConfig
 
 SIZES = ("tiny", "small", "paper")
@@ -14,6 +15,7 @@ _FAMILIES = {"diffusion": diffusion}
 
 PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
     **{f"{family}_{size}": getattr(module, size) for family, module in _FAMILIES.items() for size in SIZES},
+    **{f"pusht_{family}": adapted(family, module.small) for family, module in _FAMILIES.items()},
     "lift_pixels": lift_pixels,
     "lift_state": lift_state,
 }

@@ -81,6 +81,22 @@ def test_a_seed_fixes_the_chunks_of_an_episode_and_another_changes_them(new_poli
 
 
 @every_family
+def test_episodes_that_are_answered_together_keep_their_own_noise_and_count(new_policy, family):
+    policy = new_policy(family)
+    rng = np.random.default_rng(0)
+    observations = [random_observation(policy.spec, 1, rng, stamp_ns) for stamp_ns in (4, 5, 6)]
+    episodes = [policy.begin(seed) for seed in (1, 2, 3)]
+    for _ in range(2):
+        together = policy.infer_batch(observations, episodes)
+    for seed, observation, chunk in zip((1, 2, 3), observations, together, strict=True):
+        policy.reset(seed)
+        policy.infer(observation)
+        alone = policy.infer(observation)
+        np.testing.assert_allclose(chunk.actions, alone.actions, atol=1e-4)
+        assert (chunk.stamp_ns, chunk.sequence) == (observation.stamp_ns, alone.sequence)
+
+
+@every_family
 def test_a_loaded_checkpoint_gives_the_same_chunks(new_policy, tmp_path, family):
     policy = new_policy(family)
     loaded = load_policy(save_checkpoint(tmp_path / "checkpoint", policy, {}))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from armature.errors import InvalidValue
 from sim.environment import make_env
-from sim.tasks import SimConfig
+from sim.pusht_env import keypoints
+from sim.tasks import PUSHT_KEYPOINTS_PX, SimConfig
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,29 @@ def test_malformed_actions_are_refused(env: Any) -> None:
     env.reset(seed=0)
     with pytest.raises(InvalidValue, match=r"shape \(3,\)"):
         env.step(np.zeros(3))
+
+
+def test_keypoints_move_with_the_block(env: Any) -> None:
+    for observation in play(env, seed=0):
+        expected = keypoints(observation["object/pose"]).astype(np.float32)
+        np.testing.assert_allclose(observation["object/keypoints"], expected, atol=1e-3)
+    points = keypoints(np.array([100.0, 200.0, np.pi / 2])).reshape(9, 2)
+    turned = [(100.0 - y, 200.0 + x) for x, y in PUSHT_KEYPOINTS_PX]
+    np.testing.assert_allclose(points, turned, atol=1e-9)
+    np.testing.assert_allclose(keypoints(np.array([1.0, 2.0, 2 * np.pi])), keypoints(np.array([1.0, 2.0, 0.0])))
+
+
+def test_keypoints_are_those_of_the_human_demonstrations(shared_data: Path) -> None:
+    root = zarr.open_group(shared_data / "pusht_human/pusht_cchi_v7_replay.zarr", mode="r", zarr_format=2)
+    poses, recorded = np.float64(root["data/state"][:, 2:]), np.float64(root["data/keypoint"][:])
+    # The recorded points are these in every frame, moved as one piece.
+    local = np.array(PUSHT_KEYPOINTS_PX)
+    local, placed = local - local.mean(axis=0), recorded - recorded.mean(axis=1, keepdims=True)
+    shape, turned = local @ [1, 1j], placed @ np.array([1, 1j])
+    turn = (turned @ shape.conj()) / (shape @ shape.conj())
+    assert np.abs(turn[:, None] * shape - turned).max() < 1e-3
+    # The recorded pose is not always of the same instant: a block that moves is up to 2 px further along.
+    off_px = np.abs(np.stack([keypoints(pose) for pose in poses]).reshape(-1, 9, 2) - recorded).max(axis=(1, 2))
+    assert np.median(off_px) < 1e-3
+    assert np.quantile(off_px, 0.9) < 1e-2
+    assert off_px.max() < 2.5

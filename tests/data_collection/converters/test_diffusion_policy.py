@@ -121,16 +121,17 @@ def test_the_shipped_mapping_makes_push_t_what_the_simulator_offers(shared_data:
     rows = slice(*arrays["meta/episode_ends"])
     np.testing.assert_array_equal(episode.read("agent/position")[2], arrays["data/state"][rows, :2])
     np.testing.assert_array_equal(episode.read("object/pose")[2], arrays["data/state"][rows, 2:])
+    np.testing.assert_array_equal(episode.read("object/keypoints")[2], arrays["data/keypoint"][rows].reshape(-1, 18))
     np.testing.assert_array_equal(episode.read("camera/scene")[2], arrays["data/img"][rows])
     np.testing.assert_array_equal(episode.read(ACTION_EXECUTED)[2], arrays["data/action"][rows])
     np.testing.assert_array_equal(np.diff(episode.read_stamps(ACTION_EXECUTED)[0]), 100_000_000)
 
 
 def test_a_mapped_dataset_is_exported_under_the_names_of_its_streams(tmp_path: Path) -> None:
-    arrays = small_arrays() | {"img": np.zeros((9, 96, 96, 3), "f4")}
+    arrays = small_arrays() | {"img": np.zeros((9, 96, 96, 3), "f4"), "keypoint": np.ones((9, 9, 2), "f4")}
     back = there_and_back(make_buffer(tmp_path / "in.zarr", arrays, [4, 9]), tmp_path, mapping="pusht")
-    names = ["data/action", "data/agent_position", "data/camera_scene", "data/object_pose", "meta/episode_ends"]
-    assert list(back) == names
+    streams = ["action", "agent_position", "camera_scene", "object_keypoints", "object_pose"]
+    assert list(back) == [*(f"data/{name}" for name in streams), "meta/episode_ends"]
     again = imported(tmp_path / "out.zarr", tmp_path / "again")
     assert again.spec == open_dataset(tmp_path / "dataset").spec
 
@@ -397,6 +398,26 @@ def test_a_mapping_cannot_reach_what_is_not_in_the_store(tmp_path: Path, buffer:
         imported(buffer, tmp_path / "dataset", mapping=str(tmp_path / "mapping.yaml"))
     with pytest.raises(ConfigError, match=r"unknown mapping 'push'.*Did you mean 'pusht'"):
         imported(buffer, tmp_path / "dataset", mapping="push")
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        ({"key": "state", "shape": [6]}, r"state: samples \(5,\) do not fit stream x \(6,\)"),
+        ({"key": "img", "unit": "rgb8", "shape": [960]}, r"x: shape \(960,\), an image keeps the shape of img"),
+    ],
+)
+def test_a_mapping_cannot_ask_for_a_shape_that_does_not_fit(
+    tmp_path: Path, buffer: Path, stream: dict[str, Any], message: str
+) -> None:
+    agent = {"name": "agent/position", "shape": [2], "dtype": "float32", "unit": "px"}
+    mapping = {
+        "robot": "a", "task": "b", "rate_hz": 10, "streams": {"x": stream},
+        "action": {"key": "action", "kind": "planar_position", "arrays": [agent]},
+    }  # fmt: skip
+    (tmp_path / "mapping.yaml").write_text(json.dumps(mapping))
+    with pytest.raises(ArmatureError, match=message):
+        imported(buffer, tmp_path / "dataset", mapping=str(tmp_path / "mapping.yaml"))
 
 
 @pytest.mark.parametrize("columns", [[0, 5], [-1]])

@@ -1,0 +1,223 @@
+"""How well does each family push the T? Trained on the human demonstrations of Push-T, tried in gym-pusht.
+
+A policy sees two steps of nine keypoints of the block and the finger's place, and predicts 16 targets of the finger, of
+which 8 are executed. It learns from nine in ten of the 206 episodes (Chi et al. 2023, Diffusion Policy) and is tried on
+50 starts that nobody has demonstrated, for at most 300 steps. An episode counts by its coverage, the largest part of
+the mark that the block has lain on at any time; the published score is that part divided by 0.95, at most 1. The
+demonstrations themselves have a mean coverage of 0.899.
+
+Trainings are kept under --out and are not repeated: one family at a time, and at last the table of all.
+
+    python benchmarks/pusht.py [--families diffusion bc] [--out runs/pusht] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from harness import ROOT, Arguments, Criterion, at_least, main
+from rich.console import Console
+from rich.table import Table
+
+from armature.config import to_plain
+from armature.control.observation_buffer import ObservationBuffer
+from armature.errors import ConfigError
+from armature.types import Observation
+from data_collection.converters.diffusion_policy.importer import ImportConfig, open_source
+from data_collection.converters.importing import import_source
+from policies.checkpoint import load_policy, read_document
+from policies.presets.catalog import PRESETS
+from policies.registry import METHODS
+from policies.train import train
+from policies.train_config import TrainConfig
+from sim.defaults import default_scheduler, limits_for
+from sim.environment import make_env
+from sim.intervals import mean_interval
+from sim.tasks import SimConfig
+from sim.vector_rollout import vector_rollout
+
+SHARED = Path(os.environ.get("ARMATURE_SHARED_DATA", ROOT.parent / "shared" / "data"))
+WORLD = SimConfig("pusht", cameras=False)
+SEED, EPISODES, TOGETHER = 100_000, 50, 50
+COVERAGE_OF_SUCCESS = 0.95
+DIFFUSION_MIN, BEST_MIN, MINUTES_MAX = 0.85, 0.90, 60.0
+QUICK = {"steps": 20, "batch_size": 64, "validate_every_steps": 20}
+QUICK_EPISODES = 4
+TIMED_CHUNKS = 30
+# Says where and how a training ran, not what was learned.
+_CIRCUMSTANCES = ("dataset", "out", "resume", "stop_at_step", "save_every_steps", "validate_every_steps", "threads",
+                  "windows", "cache")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PushtArguments(Arguments):
+    families: tuple[str, ...] = tuple(METHODS)
+    """Which to train, where that has not been done, and to evaluate."""
+    out: Path = ROOT / "runs" / "pusht"
+    """Folder of the imported dataset and of the trainings."""
+    recordings: Path = SHARED / "pusht_human" / "pusht_cchi_v7_replay.zarr"
+    """The human demonstrations, as published."""
+    threads: int = 2
+    """CPU threads of torch."""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the table."""
+
+    family: str
+    parameters: int
+    evaluations: int
+    """Of the network, per chunk."""
+    chunk_ms: float
+    """Median, one observation at a time."""
+    training_minutes: float
+    coverage: float
+    """Mean over the episodes of the largest coverage."""
+    low: float
+    high: float
+    published_score: float
+    """Mean of the largest coverage divided by 0.95, at most 1."""
+    successes: int
+    coverages: tuple[float, ...]
+    provenance: dict[str, Any]
+
+
+def measure(arguments: PushtArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
+    """Train what has not been trained, then evaluate all."""
+    torch.set_num_threads(arguments.threads)
+    scores = [evaluate(family, trained(family, arguments, quick), arguments, quick) for family in arguments.families]
+    Console().print(_table(scores))
+    by_family = {score.family: score for score in scores}
+    criteria = [at_least("best family, coverage", max(score.coverage for score in scores), "", BEST_MIN)]
+    if "diffusion" in by_family:
+        criteria.insert(0, at_least("diffusion, coverage", by_family["diffusion"].coverage, "", DIFFUSION_MIN))
+    slowest = max(score.training_minutes for score in scores)
+    criteria.append(Criterion("longest training", slowest, "min", f"<= {MINUTES_MAX:g}", slowest <= MINUTES_MAX))
+    return criteria, {"threads": arguments.threads, "device": arguments.device, "scores": list(map(asdict, scores))}
+
+
+def trained(family: str, arguments: PushtArguments, quick: bool) -> Path:
+    """Return the checkpoint of a family: what is there if it is what would be trained, else after the training.
+
+    Raises ConfigError where something else is there.
+    """
+    out = arguments.out / ("quick" if quick else "") / family
+    config = PRESETS[f"pusht_{family}"](_dataset(arguments), out)
+    config = replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
+    if (out / "checkpoint").exists():
+        _require_same(config)
+        if read_document(out / "checkpoint")["provenance"]["training"]["steps"] == config.steps:
+            return out / "checkpoint"
+    return train(replace(config, resume=(out / "training_state").exists()))
+
+
+def _dataset(arguments: PushtArguments) -> Path:
+    path = arguments.out / "dataset"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        import_source(open_source(ImportConfig(arguments.recordings, path, mapping="pusht")), path)
+    return path
+
+
+def _require_same(config: TrainConfig) -> None:
+    told = read_document(config.out / "checkpoint")["provenance"]["training"]["config"]
+    for name, wanted in to_plain(config).items():
+        if name not in _CIRCUMSTANCES and told.get(name) != wanted:
+            raise ConfigError(
+                f"{config.out}: was trained with {name} {told.get(name)}, the recipe says {wanted}; "
+                "remove it or choose another --out"
+            )
+
+
+def evaluate(family: str, checkpoint: Path, arguments: PushtArguments, quick: bool) -> Score:
+    """Try a policy on the starts that are the same for all."""
+    policy, document = load_policy(checkpoint, arguments.device), read_document(checkpoint)
+    count = QUICK_EPISODES if quick else EPISODES
+    envs = [make_env(WORLD) for _ in range(min(count, TOGETHER))]
+    try:
+        limits = limits_for(envs[0].robot_spec.action)
+        results = vector_rollout(envs, policy, range(SEED, SEED + count), default_scheduler(), limits)
+        chunk_ms, evaluations = _time_chunk(policy, envs[0])
+    finally:
+        for env in envs:
+            env.close()
+    coverages = np.array([result.maxima["coverage"] for result in results])
+    low, high = mean_interval(coverages)
+    return Score(
+        family,
+        document["parameters"],
+        evaluations,
+        chunk_ms,
+        document["provenance"]["training"]["seconds"] / 60,
+        float(coverages.mean()),
+        low,
+        high,
+        float(np.minimum(coverages / COVERAGE_OF_SUCCESS, 1).mean()),
+        sum(result.success for result in results),
+        tuple(coverages.round(4).tolist()),
+        document["provenance"],
+    )
+
+
+def _time_chunk(policy: Any, env: Any) -> tuple[float, int]:
+    """Return the median time of a chunk [ms], and how often it evaluates the network."""
+    observation = _first_observation(policy, env)
+    policy.reset(0)
+    calls: list[int] = []
+    network = max(policy.method.children(), key=lambda part: sum(p.numel() for p in part.parameters()))
+    with network.register_forward_hook(lambda *_: calls.append(1)):
+        policy.infer(observation)
+    times_s: list[float] = []
+    for _ in range(TIMED_CHUNKS):
+        begin_s = time.perf_counter()
+        policy.infer(observation)
+        times_s.append(time.perf_counter() - begin_s)
+    return float(np.median(times_s)) * 1e3, len(calls)
+
+
+def _first_observation(policy: Any, env: Any) -> Observation:
+    values, _ = env.reset(seed=SEED)
+    buffer = ObservationBuffer(policy.spec.observation, policy.obs_steps, max_age_ns=0)
+    for name in policy.spec.observation.names:
+        buffer.push(name, 0, 0, values[name])
+    observation = buffer.latest(0)
+    if observation is None:
+        raise ConfigError(f"{WORLD.task}: no observation: {buffer.missing(0)}")
+    return observation
+
+
+def _table(scores: list[Score]) -> Table:
+    table = Table(title="Push-T from human demonstrations", title_justify="left")
+    headings = ("family", "parameters", "steps", "ms per chunk", "training min", "coverage", "95 % interval", "score")
+    for heading in (*headings, "successes"):
+        table.add_column(heading, justify="left" if heading == "family" else "right")
+    for s in sorted(scores, key=lambda score: -score.coverage):
+        table.add_row(
+            s.family,
+            f"{s.parameters / 1e6:.2f} M",
+            str(s.evaluations),
+            f"{s.chunk_ms:.1f}",
+            f"{s.training_minutes:.1f}",
+            f"{s.coverage:.3f}",
+            f"{s.low:.3f} to {s.high:.3f}",
+            f"{s.published_score:.3f}",
+            f"{s.successes}/{len(s.coverages)}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    name = Path(__file__).stem
+    arguments = tyro.cli(PushtArguments, prog=f"benchmarks/{name}.py")
+    sys.exit(main(name, partial(measure, arguments), arguments))
