@@ -77,8 +77,8 @@ class Score:
 
     family: str
     parameters: int
-    evaluations: int
-    """Of the network, per chunk."""
+    steps: int
+    """Of the sampler, per chunk: how often it evaluates its network."""
     chunk_ms: float
     """Median, one observation at a time."""
     training_minutes: float
@@ -148,7 +148,7 @@ def evaluate(family: str, checkpoint: Path, arguments: PushtArguments, quick: bo
     try:
         limits = limits_for(envs[0].robot_spec.action)
         results = vector_rollout(envs, policy, range(SEED, SEED + count), default_scheduler(), limits)
-        chunk_ms, evaluations = _time_chunk(policy, envs[0])
+        chunk_ms = _time_chunk(policy, envs[0])
     finally:
         for env in envs:
             env.close()
@@ -157,7 +157,7 @@ def evaluate(family: str, checkpoint: Path, arguments: PushtArguments, quick: bo
     return Score(
         family,
         document["parameters"],
-        evaluations,
+        _sampling_steps(policy.method_config),
         chunk_ms,
         document["provenance"]["training"]["seconds"] / 60,
         float(coverages.mean()),
@@ -170,20 +170,22 @@ def evaluate(family: str, checkpoint: Path, arguments: PushtArguments, quick: bo
     )
 
 
-def _time_chunk(policy: Any, env: Any) -> tuple[float, int]:
-    """Return the median time of a chunk [ms], and how often it evaluates the network."""
+def _sampling_steps(method: Any) -> int:
+    """Return the steps of a method's sampler, of EBT the most that it takes; 1 where a chunk is one evaluation."""
+    return getattr(method, "sampling_steps", None) or getattr(method, "steps_max", 1)
+
+
+def _time_chunk(policy: Any, env: Any) -> float:
+    """Return the median time of a chunk [ms]."""
     observation = _first_observation(policy, env)
     policy.reset(0)
-    calls: list[int] = []
-    network = max(policy.method.children(), key=lambda part: sum(p.numel() for p in part.parameters()))
-    with network.register_forward_hook(lambda *_: calls.append(1)):
-        policy.infer(observation)
+    policy.infer(observation)
     times_s: list[float] = []
     for _ in range(TIMED_CHUNKS):
         begin_s = time.perf_counter()
         policy.infer(observation)
         times_s.append(time.perf_counter() - begin_s)
-    return float(np.median(times_s)) * 1e3, len(calls)
+    return float(np.median(times_s)) * 1e3
 
 
 def _first_observation(policy: Any, env: Any) -> Observation:
@@ -206,7 +208,7 @@ def _table(scores: list[Score]) -> Table:
         table.add_row(
             s.family,
             f"{s.parameters / 1e6:.2f} M",
-            str(s.evaluations),
+            str(s.steps),
             f"{s.chunk_ms:.1f}",
             f"{s.training_minutes:.1f}",
             f"{s.coverage:.3f}",
