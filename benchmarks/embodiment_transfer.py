@@ -21,21 +21,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from demonstrations import record
 from harness import Arguments, Criterion, main
 from numpy.typing import NDArray
+from rich.progress import Progress
 
+from data_collection.store import create_dataset
 from policies.checkpoint import load_policy
 from policies.hrdt import HrdtConfig
 from policies.policy_config import PolicyConfig
 from policies.presets.hrdt import small
 from policies.train import train
 from policies.train_config import TrainConfig
+from sim.collect import CollectConfig, record
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
+from sim.expert import make_expert
 from sim.intervals import wilson_interval
 from sim.rollout import rollout
-from sim.tasks import STATE, SimConfig
+from sim.tasks import STATE, SimConfig, robot_spec
 
 ROBOT, OTHER_ROBOT = "panda", "ur5e"
 DEMONSTRATIONS = 10
@@ -76,7 +79,7 @@ def measure(quick: bool, arguments: TransferArguments, work: Path) -> tuple[list
     """Train all policies and compare them."""
     effort, begin_s = QUICK if quick else FULL, time.monotonic()
     worlds = [SimConfig(task, cameras=False, robot=ROBOT) for task in ("lift", "can")]
-    demonstrations = record(work / "trunk_demonstrations", worlds, effort.trunk_demonstrations)
+    demonstrations = _recorded(work / "trunk_demonstrations", worlds, effort.trunk_demonstrations, FIRST_SEED)
     trunk = _trained(_config(demonstrations, work / "trunk", effort, effort.trunk_steps))
     world = SimConfig(arguments.task, cameras=False, robot=OTHER_ROBOT)
     pairs = [_pair(work, world, trunk, effort, arguments.episodes, k) for k in range(arguments.trainings)]
@@ -109,10 +112,26 @@ def difference_interval(outcomes: NDArray[np.bool_]) -> tuple[float, float]:
 def _pair(work: Path, world: SimConfig, trunk: Path, effort: Effort, episodes: int, k: int) -> list[list[bool]]:
     """Train from nothing and with the trunk on the same demonstrations; return what became of each test episode."""
     folder = work / f"{world.task}{k}"
-    data = record(folder / "demonstrations", [world], DEMONSTRATIONS, first_seed=FIRST_SEED + 1000 * k)
+    data = _recorded(folder / "demonstrations", [world], DEMONSTRATIONS, FIRST_SEED + 1000 * (k + 1))
     nothing = replace(_config(data, folder / "nothing", effort, effort.steps), seed=k)
     moved = replace(nothing, out=folder / "with_trunk", init_from=trunk, new_embodiment=True)
     return [_outcomes(_trained(config), world, episodes) for config in (nothing, moved)]
+
+
+def _recorded(path: Path, worlds: list[SimConfig], episodes: int, seed: int) -> Path:
+    """Record `episodes` of the scripted expert in each world into one dataset; one that is there is kept."""
+    if path.exists():
+        return path
+    draft = path.with_name(f".{path.name}.draft")
+    spec, task = robot_spec(worlds[0]), "+".join(world.task for world in worlds)
+    with create_dataset(draft, spec, task).writer() as writer, Progress(disable=True) as silent:
+        for world in worlds:
+            env = make_env(world)
+            try:
+                record(CollectConfig(draft, world.task, episodes, seed=seed), make_expert(world), env, writer, silent)
+            finally:
+                env.close()
+    return draft.rename(path)
 
 
 def _config(dataset: Path, out: Path, effort: Effort, steps: int) -> TrainConfig:
@@ -123,8 +142,8 @@ def _config(dataset: Path, out: Path, effort: Effort, steps: int) -> TrainConfig
 
 
 def _trained(config: TrainConfig) -> Path:
-    done = config.out / "checkpoint"
-    return done if done.exists() else train(config)
+    """Train, from where an earlier run stopped; one that is complete only says where its checkpoint lies."""
+    return train(replace(config, resume=(config.out / "training_state").exists()))
 
 
 def _outcomes(checkpoint: Path, world: SimConfig, episodes: int) -> list[bool]:

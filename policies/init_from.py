@@ -30,7 +30,7 @@ def initialised(policy: ChunkPolicy, config: TrainConfig) -> ChunkPolicy:
     """Return `policy`, new for this training, with what `config.init_from` brings; unchanged where that is None.
 
     Fine-tuning for the same robot also takes over the normaliser, without which the weights would mean something else.
-    A resumed training takes its normaliser from its own checkpoint, and its weights from its state afterwards.
+    A resumed training takes its normaliser from its own checkpoint, and afterwards its weights from its state.
 
     Raises ConfigError or SpecMismatch naming every field that differs, CheckpointError on a checkpoint that cannot be
     read, is of another family or has other tensors.
@@ -39,7 +39,7 @@ def initialised(policy: ChunkPolicy, config: TrainConfig) -> ChunkPolicy:
         if config.new_embodiment:
             raise ConfigError("new_embodiment is true, but init_from is not set: name the checkpoint of the trunk")
         return policy
-    if config.resume:
+    if _is_under_way(config):
         return _normalized_as(policy, read_document(config.out / "checkpoint"))
     document, weights = read_checkpoint(config.init_from)
     _require_method(config.init_from, document, policy)
@@ -56,7 +56,7 @@ def origin_of(config: TrainConfig) -> dict[str, Any]:
     """Describe for the provenance with which checkpoint the training began; empty where with none."""
     if config.init_from is None:
         return {}
-    if config.resume:
+    if _is_under_way(config):
         return {INIT_FROM: read_document(config.out / "checkpoint")["provenance"][INIT_FROM]}
     document = read_document(config.init_from)
     return {
@@ -67,6 +67,11 @@ def origin_of(config: TrainConfig) -> dict[str, Any]:
             "new_embodiment": config.new_embodiment,
         }
     }
+
+
+def _is_under_way(config: TrainConfig) -> bool:
+    """Tell whether a training is continued whose own checkpoint says it all: the first one may be gone by now."""
+    return config.resume and (config.out / "checkpoint").exists()
 
 
 def _require_method(path: Path, document: dict[str, Any], policy: ChunkPolicy) -> None:

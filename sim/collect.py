@@ -54,6 +54,8 @@ class CollectConfig:
     """Edge of the camera images [px]."""
     prompt: str = ""
     """What the robot was told to do, in words; kept with each episode."""
+    robot: str = "panda"
+    """Arm that the expert drives, panda or ur5e."""
 
 
 class _Tape:
@@ -93,17 +95,18 @@ def collect(config: CollectConfig, console: Console) -> int:
     """Record a dataset and return how many attempts it took; raise DatasetError when too many fail."""
     if config.episodes < 1:
         raise ConfigError(f"episodes: {config.episodes} is below 1")
-    sim = SimConfig(config.task, cameras=config.cameras, image_size=config.image_size)
+    sim = SimConfig(config.task, cameras=config.cameras, image_size=config.image_size, robot=config.robot)
     policy = _demonstrator(config, sim)
     env = make_env(sim)
     try:
         with create_dataset(config.dataset, env.robot_spec, config.task).writer() as writer, _progress(console) as bar:
-            return _record(config, policy, env, writer, bar)
+            return record(config, policy, env, writer, bar)
     finally:
         env.close()
 
 
-def _record(config: CollectConfig, policy: Policy, env: Any, writer: DatasetWriter, progress: Progress) -> int:
+def record(config: CollectConfig, policy: Policy, env: Any, writer: DatasetWriter, progress: Progress) -> int:
+    """Record the episodes of one world and return how many attempts it took; raise DatasetError when too many fail."""
     spec: RobotSpec = env.robot_spec
     limits, bar = limits_for(spec.action), progress.add_task(policy.policy_id, total=config.episodes)
     kept = 0

@@ -25,7 +25,7 @@ def small(dataset: Path, out: Path) -> TrainConfig:
     policy = PolicyConfig(obs_steps=2)
     method = HrdtConfig(width=128, layers=4, heads=4, kv_heads=2, hidden=384)
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
-    return TrainConfig(dataset, out, policy, method, optimizer, preset="hrdt_small", steps=8_000, batch_size=128)
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="hrdt_small", steps=6_000, batch_size=128)
 
 
 def paper(dataset: Path, out: Path) -> TrainConfig:

@@ -156,6 +156,18 @@ def test_resumes_exactly_and_without_the_first_checkpoint(trunk, both_cameras, r
     assert documents[0]["provenance"]["init_from"] == documents[1]["provenance"]["init_from"]
 
 
+def test_resumes_with_the_state_alone(trunk, record, tmp_path):
+    through = hrdt(record([12, 6, 7, 8]), tmp_path / "through", steps=4, init_from=trunk)
+    parts = replace(through, out=tmp_path / "parts")
+    train(through)
+    # Killed between writing the state and writing the checkpoint.
+    shutil.rmtree(train(replace(parts, stop_at_step=2)))
+    train(replace(parts, resume=True))
+    documents = [read_document(run.out / "checkpoint") for run in (through, parts)]
+    assert documents[0]["sha256"]["weights.safetensors"] == documents[1]["sha256"]["weights.safetensors"]
+    assert documents[0]["normalizer"] == documents[1]["normalizer"]
+
+
 def test_new_embodiment_needs_a_checkpoint(dataset, tmp_path):
     with pytest.raises(ConfigError, match="new_embodiment is true, but init_from is not set"):
         train(hrdt(dataset, tmp_path / "run", new_embodiment=True))

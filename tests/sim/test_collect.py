@@ -35,6 +35,13 @@ def test_recorded_demonstrations_are_the_rollouts_and_train(tmp_path, capsys):
     assert len(windows) == sum(episode.length("action/executed") for episode in episodes)
 
 
+def test_another_arm_is_recorded_with_its_own_joints(tmp_path):
+    collect(CollectConfig(tmp_path / "d", episodes=1, robot="ur5e"), Console(quiet=True))
+    dataset = open_dataset(tmp_path / "d")
+    assert (dataset.spec.name, dataset.spec.action.dim) == ("ur5e", 7)
+    assert dataset.episodes[0].read(JOINT_POSITION)[2].shape[1] == 6
+
+
 def test_a_task_without_an_expert_is_refused_and_nothing_is_made(tmp_path):
     with pytest.raises(ConfigError, match="unknown task with an expert 'pusht'"):
         collect(CollectConfig(tmp_path / "d", task="pusht"), Console())
@@ -44,6 +51,6 @@ def test_a_task_without_an_expert_is_refused_and_nothing_is_made(tmp_path):
 
 
 def test_too_many_failures_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("sim.tasks.TASKS", {"lift": Task("Lift", 3, "panda")})
+    monkeypatch.setattr("sim.tasks.TASKS", {"lift": Task("Lift", 3, "arm")})
     with pytest.raises(DatasetError, match="only 0 of 3 attempts at lift succeeded"):
         collect(CollectConfig(tmp_path / "d", episodes=1), Console())
