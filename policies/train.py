@@ -11,6 +11,7 @@ On several GPUs or machines: `accelerate launch --num_processes N -m armature.cl
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -66,7 +67,8 @@ def main(argv: list[str]) -> int:
     """Run `armature train` with its arguments; print where the checkpoint lies."""
     config = parse_arguments(argv)
     path = train(config, shlex.join(["armature", "train", *argv]))
-    Console(stderr=True).print(f"checkpoint: {path}", highlight=False, soft_wrap=True)
+    if os.environ.get("RANK", "0") == "0":
+        Console(stderr=True).print(f"checkpoint: {path}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -44,7 +44,7 @@ class Workers:
             mixed_precision=_MIXED[precision],
             kwargs_handlers=[
                 # A method need not use every weight in every part: experts are chosen, conditions are dropped.
-                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True),
+                DistributedDataParallelKwargs(find_unused_parameters=True),
                 InitProcessGroupKwargs(timeout=_PATIENCE),
             ],
         )

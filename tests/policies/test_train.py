@@ -183,7 +183,9 @@ def test_horizons_longer_than_some_episodes_are_padded(train_config, record):
 
 def test_a_chunk_longer_than_every_episode_is_refused(train_config, record):
     policy = replace(train_config.policy, chunk_steps=16)
-    with pytest.raises(ConfigError, match=r"policy.chunk_steps is 16, but the longest episode of .*recorded has 15 steps"):
+    with pytest.raises(
+        ConfigError, match=r"policy.chunk_steps is 16, but the longest episode of .*recorded has 15 steps"
+    ):
         train(replace(train_config, dataset=record([15, 3]), policy=policy))
 
 

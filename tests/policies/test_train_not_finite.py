@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from armature.config import to_plain
 from armature.errors import InvalidValue
 from policies.dataset_torch import batch_indices
 from policies.train import load_data, train
-from policies.train_not_finite import main, replay
-from policies.training_state import OptimizerConfig
+from policies.train_not_finite import main, replay, write_not_finite
+from policies.training_state import NotFinite, OptimizerConfig, TrainingState
 
 
 @pytest.fixture
@@ -64,10 +65,6 @@ def test_the_step_is_computed_again_and_the_first_bad_module_named(stopped, caps
 
 
 def test_a_weight_that_is_not_finite_is_named_with_the_parameter(new_policy, batch_of, tmp_path, train_config):
-    from armature.config import to_plain
-    from policies.train_not_finite import write_not_finite
-    from policies.training_state import NotFinite, TrainingState
-
     policy = new_policy()
     name, parameter = list(policy.named_parameters())[-1]
     with torch.no_grad():
