@@ -39,11 +39,7 @@ def save_checkpoint(
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: not saved: {name} is not finite as {save_dtype}")
     document = {
-        "family": policy.family,
-        "policy": to_plain(policy.config),
-        "method": to_plain(policy.method_config),
-        "spec": policy.spec.to_json(),
-        "normalizer": policy.normalizer.to_json(),
+        **describe(policy),
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "provenance": dict(provenance),
     }
@@ -59,7 +55,7 @@ def load_policy(path: Path | str, device: str = "cpu") -> Policy:
     """
     path = Path(path)
     document, weights = _FOLDER.read(path)
-    policy = _build(path / DOCUMENT, document)
+    policy = build_policy(path / DOCUMENT, document)
     _load_weights(path / WEIGHTS, policy, weights)
     policy.policy_id = f"{policy.family}-{document[SHA256][WEIGHTS][:12]}"
     return policy.requires_grad_(False).eval().to(device)
@@ -75,7 +71,19 @@ def read_document(path: Path | str) -> dict[str, Any]:
     return read_checkpoint(path)[0]
 
 
-def _build(file: Path, document: Mapping[str, Any]) -> ChunkPolicy:
+def describe(policy: ChunkPolicy) -> dict[str, Any]:
+    """Return all that a policy is made of but its weights, as JSON data; inverse of `build_policy`."""
+    return {
+        "family": policy.family,
+        "policy": to_plain(policy.config),
+        "method": to_plain(policy.method_config),
+        "spec": policy.spec.to_json(),
+        "normalizer": policy.normalizer.to_json(),
+    }
+
+
+def build_policy(file: Path, document: Mapping[str, Any]) -> ChunkPolicy:
+    """Make the policy that `file` describes, with weights of its own; raise CheckpointError where it cannot be."""
     try:
         family = document["family"]
         config = from_plain(PolicyConfig, document["policy"])

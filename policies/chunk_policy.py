@@ -75,6 +75,10 @@ class ChunkPolicy(nn.Module):
         context = self.encoder(batch, generator if self.training else None)
         return self.method.loss(self.action_layer(batch[ACTION]), context, generator)
 
+    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return the loss: what wraps a module for training, for many processes or bf16, calls it as a whole."""
+        return self.loss(batch, generator)
+
     @torch.no_grad()
     def sample(self, values: Mapping[str, Tensor], noise: Tensor, generator: torch.Generator | None = None) -> Sampled:
         """Turn `noise` (B, chunk_steps, D) into actions in physical units, relative where the config says so."""

@@ -55,17 +55,22 @@ class WindowTensors:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def batch(self, indices: Tensor, seed: int = 0, step: int = 0) -> dict[str, Tensor]:
+    def batch(
+        self, indices: Tensor, seed: int = 0, step: int = 0, places: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Gather windows (B,): observations (B, obs_steps, *shape), "action" (B, chunk_steps, D) float32.
 
         Where there are goals, they are drawn from the rest of each episode after the chunk, as training step `step`
-        draws them, and stand under GOAL and the name of the observation: (B, goal steps, *shape).
+        draws them, and stand under GOAL and the name of the observation: (B, goal steps, *shape). With `places` only
+        the windows at these places of the batch are gathered: the share of one process.
         """
         indices = indices.to(self.index.device)
+        chosen = slice(None) if places is None else places.to(indices.device)
+        goal_rows = None if self.goals is None else self._goal_rows(indices, self.goals.steps, seed, step)[chosen]
+        indices = indices[chosen]
         values = {name: _gather(array, self.index[indices]) for name, array in self.arrays.items()}
         if self.goals is not None:
-            rows = self._goal_rows(indices, self.goals.steps, seed, step)
-            values |= {f"{GOAL}{name}": _gather(self.arrays[name], rows) for name in self.goals.names}
+            values |= {f"{GOAL}{name}": _gather(self.arrays[name], goal_rows) for name in self.goals.names}
         return {name: value.to(self.device) for name, value in {**values, ACTION: self.actions[indices]}.items()}
 
     def _goal_rows(self, indices: Tensor, steps: int, seed: int, step: int) -> Tensor:

@@ -9,18 +9,44 @@ from typing import Annotated, Literal
 import tyro
 
 from armature.alignment import AlignmentConfig
+from armature.control.chunk_scheduler import SchedulerConfig
+from armature.errors import ConfigError
 from data_collection.sampling import SamplingConfig
 from policies.bc import BcConfig
 from policies.checkpoint import SaveDtype
 from policies.diffusion import DiffusionConfig
+from policies.ebt import EbtConfig
 from policies.hrdt import HrdtConfig
 from policies.mode import ModeConfig
-from policies.ebt import EbtConfig
 from policies.policy_config import PolicyConfig
 from policies.score import ScoreConfig
+from policies.train_workers import Precision
 from policies.training_state import OptimizerConfig
 
 MethodConfig = DiffusionConfig | ScoreConfig | EbtConfig | ModeConfig | HrdtConfig | BcConfig
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Episodes in simulation while training, to keep the best checkpoint and not only the last."""
+
+    every_steps: int = 0
+    """Evaluate the averaged weights whenever so many steps are done, and at the end; 0: never."""
+    task: str = "lift"
+    """The simulated task, as in `armature eval`."""
+    episodes: int = 20
+    """Episodes per evaluation, with the seeds seed, seed + 1, ..."""
+    seed: int = 50_000
+    """Seed of the first episode. Others than those of `armature eval`: the best was chosen for doing well on these."""
+    horizon_steps: int | None = None
+    """Steps after which an attempt has failed; the task's own number if unset."""
+    scheduler: SchedulerConfig = field(default_factory=lambda: SchedulerConfig("receding_horizon", 8))
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        for name, least in (("every_steps", 0), ("episodes", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"rollout.{name} is {getattr(self, name)}, must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,12 @@ class TrainConfig:
     steps: int = 3000
     """Optimiser steps of the whole training; the learning rate reaches zero there."""
     batch_size: int = 64
+    """Windows per optimiser step, over all processes."""
+    accumulate_steps: int = 1
+    """Parts in which each process computes its share of a batch: less memory, the same step. Parts differ in their
+    random draws, so the result is that of the whole batch only up to those."""
+    precision: Precision = "float32"
+    """What the networks compute in while training; weights, optimiser and average stay float32. bf16 is for GPUs."""
     seed: int = 0
     """Fixes initial weights, order of the windows, noise, image windows and dropout."""
     validation_fraction: float = 0.05
@@ -53,6 +85,8 @@ class TrainConfig:
     cache: Path | None = None
     """Folder of the cache of `mapped`; None is the folder .cache in the dataset."""
     validate_every_steps: int = 500
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Success in simulation, by which `out`/best is kept."""
     save_every_steps: int = 1000
     stop_at_step: int | None = None
     """Stop here with a resumable state, before the training is complete."""
@@ -65,5 +99,6 @@ class TrainConfig:
     save_dtype: SaveDtype = "float32"
     """float16 halves the checkpoint; it is computed in float32 either way."""
     device: str = "cpu"
+    """cpu, cuda, cuda:1, ...; of many processes on GPUs each takes its own."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's own choice."""

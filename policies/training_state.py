@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from armature.errors import CheckpointError, InvalidValue
 from policies.tensor_folder import TensorFolder
+from policies.train_workers import Workers
 
 _PARTS = ("step", "seconds", "config", "dataset_fingerprint")
 _FOLDER = TensorFolder("state.safetensors", "state.json", "armature-training-state", 2, _PARTS)
@@ -40,31 +41,48 @@ class OptimizerConfig:
     ema_max: float = 0.999
 
 
-class TrainingState:
-    """Policy, average of its weights, optimiser, and how many steps and seconds they have seen."""
+class NotFinite(InvalidValue):
+    """A step's loss or gradient norm is not finite."""
 
-    def __init__(self, policy: Any, config: OptimizerConfig) -> None:
+    def __init__(self, what: str, value: float, step: int) -> None:
+        self.what, self.value, self.step = what, value, step
+        super().__init__(f"training {what} is {value} at step {step}; the weights were left as they were")
+
+
+class TrainingState:
+    """Policy, average of its weights, optimiser, and how many steps and seconds they have seen.
+
+    Every process of a training has one, and all are equal.
+    """
+
+    def __init__(self, policy: Any, config: OptimizerConfig, workers: Workers | None = None) -> None:
+        """Train `policy` where it is; without `workers` in this process alone."""
         self.policy = policy
         self.average = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.workers = Workers(next(policy.parameters()).device.type) if workers is None else workers
         self.config = config
         self.step = 0
         self.seconds = 0.0
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
         )
+        # After the copy: what is called in training may be more than the policy.
+        self._model = self.workers.wrap(policy)
 
     def update(self, batch: Mapping[str, Tensor], seed: int, steps: int) -> float:
-        """Take one optimiser step of a training of `steps` and return its loss; raise InvalidValue where not finite."""
+        """Take one optimiser step of a training of `steps` and return its loss; raise NotFinite where it is not.
+
+        `batch` is this process's share; the loss is the mean over all of them.
+        """
         self.policy.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, steps, self.config)
-        generator = seed_draws(seed, self.step)
-        loss = self.policy.loss(batch, generator)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._add_gradients(batch, seed)
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.gradient_clip)
-        self._require_finite("loss", loss)
-        self._require_finite("gradient norm", norm)
+        for what, value in (("loss", loss), ("gradient norm", norm)):
+            if not torch.isfinite(value):
+                raise NotFinite(what, value.item(), self.step)
         self.optimizer.step()
         self._average_weights()
         self.step += 1
@@ -104,16 +122,19 @@ class TrainingState:
             for key in _ADAM_FIELDS:
                 yield f"adamw.{key}.{name}", self.optimizer.state[parameter][key]
 
+    def _add_gradients(self, batch: Mapping[str, Tensor], seed: int) -> Tensor:
+        losses = []
+        for number, part in self.workers.numbered_parts(batch):
+            generator = seed_draws(seed, self.step, number)
+            with self.workers.apart(self._model, number):
+                loss = self._model(part, generator)
+                self.workers.backward(loss)
+            losses.append(loss.detach())
+        return self.workers.mean(torch.stack(losses).mean())
+
     def _average_weights(self) -> None:
         weight = 1 - ema_decay(self.step, self.config)
         torch._foreach_lerp_(list(self.average.parameters()), list(self.policy.parameters()), weight)
-
-    def _require_finite(self, what: str, value: Tensor) -> None:
-        if not torch.isfinite(value):
-            raise InvalidValue(
-                f"training {what} is {value.item()} at step {self.step}; the weights were left as they were. "
-                f"Lower optimizer.learning_rate ({self.config.learning_rate:g}) or look for wrong values in the dataset"
-            )
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -129,8 +150,9 @@ def ema_decay(step: int, config: OptimizerConfig) -> float:
     return min(config.ema_max, 1 - (1 + step) ** -config.ema_power)
 
 
-def seed_draws(seed: int, step: int) -> torch.Generator:
-    """Return a generator for the draws of one step, and seed torch's own, which dropout uses."""
-    state = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
+def seed_draws(seed: int, step: int, part: int = 0) -> torch.Generator:
+    """Return a generator for the draws of one part of a step, and seed torch's own, which dropout uses."""
+    # A SeedSequence pads with zeros: part 0 draws what a batch in one part does.
+    state = int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)[0]) >> 1
     torch.manual_seed(state)
     return torch.Generator().manual_seed(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ from armature.config import to_plain
 from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError
 from armature.policy import Policy
-from armature.spec import require_compatible
+from armature.spec import RobotSpec, require_compatible
 from armature.types import Reason
 from sim.arms import ARMS
 from sim.defaults import default_scheduler, limits_for
@@ -80,20 +80,46 @@ def main(argv: list[str]) -> int:
 def evaluate(config: EvalConfig, console: Console) -> tuple[Policy, list[EpisodeResult]]:
     """Run all episodes; raise ConfigError for contradictory options, SpecMismatch when policy and robot differ."""
     _check(config)
-    policy, sim_config = _load(config)
-    require_compatible(policy.spec, robot_spec(sim_config), policy.policy_id)
-    env = make_env(sim_config)
+    policy, world = _load(config)
+    with _progress(console) as progress:
+        advance = _progress_bar(progress, policy, config.episodes)
+        seeds = range(config.seed, config.seed + config.episodes)
+        return policy, run_episodes(policy, world, seeds, config.scheduler, advance)
+
+
+def run_episodes(
+    policy: Policy,
+    world: SimConfig,
+    seeds: Iterable[int],
+    scheduler: SchedulerConfig,
+    on_episode: Callable[[list[EpisodeResult]], None] = lambda _results: None,
+) -> list[EpisodeResult]:
+    """Run one episode per seed; raise SpecMismatch when policy and robot differ."""
+    require_compatible(policy.spec, robot_spec(world), policy.policy_id)
+    env = make_env(world)
     limits = limits_for(env.robot_spec.action)
+    results: list[EpisodeResult] = []
     try:
-        with _progress(console) as progress:
-            advance = _progress_bar(progress, policy, config.episodes)
-            results: list[EpisodeResult] = []
-            for seed in range(config.seed, config.seed + config.episodes):
-                results.append(rollout(env, policy, seed, config.scheduler, limits))
-                advance(results)
+        for seed in seeds:
+            results.append(rollout(env, policy, seed, scheduler, limits))
+            on_episode(results)
     finally:
         env.close()
-    return policy, results
+    return results
+
+
+def world_for(
+    spec: RobotSpec,
+    task: str,
+    horizon_steps: int | None = None,
+    render_profile: Literal["fast", "full"] | None = None,
+) -> SimConfig:
+    """Describe the world that shows a policy what its spec names and no more: cameras only if it looks at them."""
+    images = spec.observation.images
+    size = images[0].shape[0] if images else SimConfig.image_size
+    action = "tcp_delta" if spec.action.kind == "tcp_delta" else "joint_position"
+    robot = spec.name if spec.name in ARMS else SimConfig.robot
+    return SimConfig(task, action, bool(images), size, horizon_steps, render_profile=render_profile, robot=robot)
 
 
 def summarize(config: EvalConfig, policy: Policy, results: list[EpisodeResult], wall_s: float) -> dict[str, Any]:
@@ -133,23 +159,7 @@ def _load(config: EvalConfig) -> tuple[Policy, SimConfig]:
     from policies.checkpoint import load_policy
 
     policy = load_policy(config.checkpoint, config.device)
-    return policy, _world_for(config, policy)
-
-
-def _world_for(config: EvalConfig, policy: Policy) -> SimConfig:
-    """Describe the world that shows the policy what it needs and no more: cameras only if it looks at them."""
-    images = policy.spec.observation.images
-    size = images[0].shape[0] if images else SimConfig.image_size
-    action = "tcp_delta" if policy.spec.action.kind == "tcp_delta" else "joint_position"
-    return SimConfig(
-        config.task,
-        action,
-        bool(images),
-        size,
-        config.horizon_steps,
-        render_profile=config.render_profile,
-        robot=policy.spec.name if policy.spec.name in ARMS else SimConfig.robot,
-    )
+    return policy, world_for(policy.spec, config.task, config.horizon_steps, config.render_profile)
 
 
 def _progress(console: Console) -> Progress:

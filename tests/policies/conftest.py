@@ -49,8 +49,17 @@ def spec() -> RobotSpec:
 Outcome = bool | None | Literal["incomplete"]
 
 
-def write_dataset(path: Path, spec: RobotSpec, lengths: list[int], success: Outcome | list[Outcome] = True) -> Path:
-    """Write episodes in which the arm moves on circles, and the command leads the measurement by one tick."""
+def write_dataset(
+    path: Path,
+    spec: RobotSpec,
+    lengths: list[int],
+    success: Outcome | list[Outcome] = True,
+    spoil: tuple[str, int, int, float] | None = None,
+) -> Path:
+    """Write episodes in which the arm moves on circles, and the command leads the measurement by one tick.
+
+    `spoil` names a stream, an episode and a row where the first element is to be another number.
+    """
     outcomes = success if isinstance(success, list) else [success] * len(lengths)
     rng = np.random.default_rng(0)
     with create_dataset(path, spec, "circle").writer() as writer:
@@ -63,6 +72,8 @@ def write_dataset(path: Path, spec: RobotSpec, lengths: list[int], success: Outc
             for camera in (CAMERA_SCENE, CAMERA_WRIST):
                 values[camera] = rng.integers(0, 256, (length, 24, 32, 3), dtype=np.uint8)
             values |= {"action/executed": arm[1:], "action/requested": arm[1:]}
+            if spoil is not None and spoil[1] == seed:
+                values[spoil[0]][spoil[2], 0] = spoil[3]
             for stream, data in values.items():
                 episode.append(stream, stamps, stamps, data)
             if outcomes[seed] == "incomplete":
@@ -80,8 +91,8 @@ def dataset(tmp_path_factory, spec) -> Path:
 
 @pytest.fixture
 def record(tmp_path, spec):
-    """Return a function that writes another dataset: record(lengths, success) -> path."""
-    return lambda lengths, success=True: write_dataset(tmp_path / "recorded", spec, lengths, success)
+    """Return a function that writes another dataset: record(lengths, success, spoil) -> path."""
+    return lambda *what, **how: write_dataset(tmp_path / "recorded", spec, *what, **how)
 
 
 @pytest.fixture

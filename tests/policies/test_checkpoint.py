@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from armature.errors import CheckpointError, ConfigError, MissingStatistics
+from armature.cli import main as armature
+from armature.errors import CheckpointError, ConfigError, InvalidValue, MissingStatistics
 from armature.policy import Policy
 from armature.testing import random_observation
 from policies.checkpoint import load_policy, read_document, save_checkpoint
@@ -170,3 +172,18 @@ def test_a_pickle_is_refused_unread(saved, tmp_path):
 def test_unknown_family_lists_the_known():
     with pytest.raises(ConfigError, match=r"Valid: .*diffusion"):
         method_class("nothing")
+
+
+def test_a_world_with_cameras_of_another_size_is_refused_with_both_sizes(saved, capsys):
+    assert armature(["eval", "--checkpoint", str(saved), "--task", "lift"]) == 2
+    error = capsys.readouterr().err
+    assert "observation camera/scene.shape: needs (24, 32, 3), offered (24, 24, 3)" in error
+    assert error.count("\n") == 1
+
+
+def test_an_image_of_another_size_is_refused_with_both_sizes(new_policy):
+    policy = new_policy()
+    observation = random_observation(policy.spec, policy.obs_steps, np.random.default_rng(0), 0)
+    images = np.zeros((1, 48, 64, 3), np.uint8)
+    with pytest.raises(InvalidValue, match=r"camera/wrist: shape \(48, 64, 3\), expected \(24, 32, 3\)"):
+        policy.infer(replace(observation, values={**observation.values, "camera/wrist": images}))

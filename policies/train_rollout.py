@@ -1,0 +1,57 @@
+"""Success in simulation while training, and the checkpoint that had most of it.
+
+The simulator is imported with the first evaluation. Episodes are shared out over the processes of the training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from armature.config import to_plain
+from armature.spec import RobotSpec, require_compatible
+from policies.checkpoint import DOCUMENT, read_document
+from policies.chunk_policy import ChunkPolicy
+from policies.train_config import RolloutConfig
+from policies.train_workers import Workers
+
+
+def require_task(config: RolloutConfig, spec: RobotSpec) -> None:
+    """Raise before any training step where the task is unknown or its robot is not that of the dataset."""
+    from sim.evaluate import world_for
+    from sim.tasks import horizon_steps, robot_spec
+
+    world = world_for(spec, config.task, config.horizon_steps)
+    horizon_steps(world)
+    require_compatible(spec, robot_spec(world), f"the policy, on rollout.task '{config.task}'")
+
+
+def measure_success(policy: ChunkPolicy, config: RolloutConfig, workers: Workers) -> dict[str, Any]:
+    """Run the episodes and return successes `k` of `n`, their rate and its 95 % Wilson interval."""
+    from sim.evaluate import run_episodes, world_for
+    from sim.intervals import wilson_interval
+
+    world = world_for(policy.spec, config.task, config.horizon_steps)
+    seeds = range(config.seed + workers.index, config.seed + config.episodes, workers.count)
+    k, n = workers.total(sum(r.success for r in run_episodes(policy, world, seeds, config.scheduler))), config.episodes
+    low, high = wilson_interval(k, n)
+    return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
+
+
+class Best:
+    """The most successful checkpoint of a training; of equals the later."""
+
+    def __init__(self, path: Path, config: RolloutConfig, step: int) -> None:
+        """Take over what lies at `path` when it was chosen by the same episodes, not after `step`."""
+        self._config = to_plain(config)
+        self.successes = -1
+        if (path / DOCUMENT).exists():
+            training = read_document(path)["provenance"]["training"]
+            if training["steps"] <= step and training["config"]["rollout"] == self._config:
+                self.successes = training["rollout"]["k"]
+
+    def is_reached(self, successes: int) -> bool:
+        """Tell whether so many successes are the best so far, and remember them."""
+        is_best = successes >= self.successes
+        self.successes = max(self.successes, successes)
+        return is_best

@@ -1,0 +1,126 @@
+"""The checkpoint with the most successes in simulation is kept beside the last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from armature.errors import ConfigError, SpecMismatch
+from armature.spec import AGENT_POSITION, OBJECT_POSE
+from data_collection.store import create_dataset
+from policies.checkpoint import read_document
+from policies.train import train
+from policies.train_config import RolloutConfig
+from sim.intervals import wilson_interval
+from sim.tasks import SimConfig, robot_spec
+
+ROLLOUT = RolloutConfig(every_steps=1, task="pusht", episodes=2, horizon_steps=3)
+
+
+@pytest.fixture
+def pusht_config(train_config, tmp_path):
+    """Return a tiny training on Push-T from its state, with an evaluation after every step."""
+    rng = np.random.default_rng(0)
+    with create_dataset(tmp_path / "pusht", robot_spec(SimConfig("pusht", cameras=False)), "pusht").writer() as writer:
+        for _ in range(3):
+            episode = writer.begin()
+            stamps = np.arange(12, dtype=np.int64) * 100_000_000
+            for stream, size in ((AGENT_POSITION, 2), (OBJECT_POSE, 3)):
+                episode.append(stream, stamps, stamps, rng.uniform(0, 512, (12, size)).astype(np.float32))
+            action = rng.uniform(0, 512, (12, 2))
+            for stream in ("action/executed", "action/requested"):
+                episode.append(stream, stamps, stamps, action)
+            episode.end({"success": True})
+    policy = replace(train_config.policy, observations=())
+    return replace(train_config, dataset=tmp_path / "pusht", policy=policy, steps=4, rollout=ROLLOUT)
+
+
+@pytest.fixture
+def successes(monkeypatch):
+    """Let the evaluation after step k have successes[k] of 4, in place of the simulator."""
+    wanted = {1: 1, 2: 3, 3: 3, 4: 2}
+
+    def measure(policy, config, workers):
+        measured.append(len(measured) + first[0])
+        k = wanted[measured[-1]]
+        low, high = wilson_interval(k, 4)
+        return {"k": k, "n": 4, "rate": k / 4, "low": low, "high": high}
+
+    first, measured = [1], []
+    monkeypatch.setattr("policies.train.measure_success", measure)
+    return first, measured
+
+
+def training_of(folder):
+    return read_document(folder)["provenance"]["training"]
+
+
+def scalars(run, name):
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return {event.step: pytest.approx(event.value, abs=1e-6) for event in events.Scalars(name)}
+
+
+def test_success_is_measured_in_the_simulator_and_logged_with_its_interval(pusht_config, capsys):
+    config = replace(pusht_config, rollout=replace(ROLLOUT, every_steps=3))
+    train(config)
+    low, high = wilson_interval(0, 2)
+    expected = {"step": 4, "k": 0, "n": 2, "rate": 0.0, "low": low, "high": high}
+    assert training_of(config.out / "checkpoint")["rollout"] == expected
+    assert training_of(config.out / "best")["steps"] == 4
+    assert scalars(config.out, "rollout/high") == {3: high, 4: high}
+    assert "step 3: pusht succeeded in 0/2 episodes (95 % interval 0.000 to 0.658)" in capsys.readouterr().err
+
+
+def test_the_best_is_kept_and_of_equals_the_later(pusht_config, successes):
+    train(pusht_config)
+    best = training_of(pusht_config.out / "best")
+    assert (best["steps"], best["rollout"]["k"]) == (3, 3)
+    assert training_of(pusht_config.out / "checkpoint")["steps"] == 4
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_the_best_of_a_resumed_training_is_that_of_one_in_one_go(pusht_config, successes, tmp_path, stop):
+    first, measured = successes
+    through = replace(pusht_config, out=tmp_path / "through")
+    train(through)
+    measured.clear()
+    train(replace(pusht_config, stop_at_step=stop))
+    first[0] = stop + 1
+    measured.clear()
+    train(replace(pusht_config, resume=True))
+    for folder in ("best", "checkpoint"):
+        files = [run.out / folder / "weights.safetensors" for run in (through, pusht_config)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_training_with_evaluations_learns_the_same(pusht_config, tmp_path):
+    plain = replace(pusht_config, rollout=RolloutConfig(), out=tmp_path / "plain")
+    train(plain)
+    train(pusht_config)
+    files = [run.out / "checkpoint" / "weights.safetensors" for run in (plain, pusht_config)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (plain.out / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "changes"),
+    [
+        (ConfigError, "unknown task 'push'. Did you mean 'pusht'", {"task": "push"}),
+        (SpecMismatch, "rollout.task 'lift'", {"task": "lift"}),
+        (ConfigError, "horizon_steps: 0", {"horizon_steps": 0}),
+    ],
+)
+def test_a_task_that_does_not_fit_is_refused_before_any_step(pusht_config, error, message, changes):
+    with pytest.raises(error, match=message):
+        train(replace(pusht_config, rollout=replace(ROLLOUT, **changes)))
+    assert not pusht_config.out.exists()
+
+
+@pytest.mark.parametrize("name", ["every_steps", "episodes", "seed"])
+def test_wrong_numbers_are_refused_by_name(name):
+    with pytest.raises(ConfigError, match=f"rollout.{name} is -1, must be at least"):
+        RolloutConfig(**{name: -1})
