@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,9 @@ from policies.chunk_policy import ChunkPolicy
 from policies.presets.catalog import PRESETS
 from policies.registry import family_of
 from policies.train_config import TrainConfig
+
+# The module beside this file that makes folders of pretrained encoders.
+sys.path.insert(0, str(Path(__file__).parent))
 
 PERIOD_NS = 50_000_000
 
@@ -127,3 +131,17 @@ def random_batch(policy: ChunkPolicy, count: int, seed: int = 0) -> dict[str, to
 def batch_of():
     """Return a function that draws a batch for a policy: batch_of(policy, count, seed=0)."""
     return random_batch
+
+
+@pytest.fixture(scope="session")
+def pretrained_folder(tmp_path_factory):
+    """Return a function that saves a tiny pretrained encoder once: pretrained_folder(kind) -> path."""
+    from pretrained_folders import make_folder
+
+    root = tmp_path_factory.mktemp("pretrained")
+
+    def make(kind: str) -> Path:
+        path = root / kind
+        return path if path.is_dir() else make_folder(path, kind)
+
+    return make
