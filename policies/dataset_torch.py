@@ -6,6 +6,7 @@ Windows of images are never made beforehand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,26 +14,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from armature.errors import DatasetError
 from armature.normalizer import FieldStats, Normalizer
 from armature.spec import JOINT_POSITION, RobotSpec
 from armature.transforms import to_relative
 from data_collection.sampling import draw
+from data_collection.store import Episode
 from data_collection.windows import ACTION, Windows
+from policies.nets.prompts import PROMPT
 
 
 class WindowTensors:
     """The windows of a set of episodes on one device."""
 
-    def __init__(self, windows: Windows, relative_part: slice | None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        windows: Windows,
+        relative_part: slice | None,
+        device: str = "cpu",
+        prompts: NDArray[np.int64] | None = None,
+    ) -> None:
         """Take over `windows`; `relative_part` of each action becomes relative to its window's last joint positions.
 
-        Mapped windows stay on the host, and only batches move.
+        `prompts` (episodes of the windows,) are the places of their prompts in the table of the policy. Mapped windows
+        stay on the host, and only batches move.
         """
         every = np.arange(len(windows))
         actions = windows.arrays[ACTION][windows.action_rows(every)].astype(np.float32)
         observed = windows.observation_rows(every)
         if relative_part is not None:
             actions = to_relative(actions, windows.arrays[JOINT_POSITION][observed[:, -1]], relative_part)
+        self.prompts = None if prompts is None else torch.from_numpy(np.repeat(prompts, windows.lengths))
         self.device = device
         home = "cpu" if windows.is_mapped else device
         self.actions = torch.from_numpy(actions).to(home)
@@ -44,10 +56,15 @@ class WindowTensors:
         return len(self.actions)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Gather windows (B,): observations (B, obs_steps, *shape), "action" (B, chunk_steps, D) float32."""
+        """Gather windows (B,): observations (B, obs_steps, *shape), "action" (B, chunk_steps, D) float32.
+
+        Where there are prompts, "prompt" (B,) are their places.
+        """
         indices = indices.to(self.index.device)
         rows = self.index[indices]
         values = {n: a.index_select(0, rows.flatten()).unflatten(0, rows.shape) for n, a in self.arrays.items()}
+        if self.prompts is not None:
+            values[PROMPT] = self.prompts[indices.cpu()]
         return {name: value.to(self.device) for name, value in {**values, ACTION: self.actions[indices]}.items()}
 
     def normalizer(self, spec: RobotSpec) -> Normalizer:
@@ -56,6 +73,18 @@ class WindowTensors:
         columns = {**vectors, ACTION: self.actions.flatten(0, 1)}
         fields = {name: FieldStats.of(values.cpu().numpy()) for name, values in columns.items()}
         return Normalizer(fields, dict.fromkeys(fields, "limits"))
+
+
+def prompts_of(episodes: Sequence[Episode]) -> list[str]:
+    """Return the prompt of each episode; raise DatasetError naming those that have none."""
+    prompts = [str(episode.metadata.get("prompt") or "") for episode in episodes]
+    if without := [str(episode.index) for episode, prompt in zip(episodes, prompts, strict=True) if not prompt]:
+        shown = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
+        raise DatasetError(
+            f"{episodes[0].dataset}: episodes without a prompt: {shown}; the policy takes one (text.folder). "
+            "Record with a prompt, or leave text.folder empty"
+        )
+    return prompts
 
 
 def batch_indices(

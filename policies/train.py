@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from armature.config import to_plain
+from armature.config import from_plain, to_plain
 from armature.errors import ConfigError, DatasetError, unknown
 from data_collection.aligned_cache import open_cache
 from data_collection.sampling import outcome_of, window_weights
@@ -35,7 +35,7 @@ from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.windows import Windows, load_windows, split_by_episode
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
-from policies.dataset_torch import WindowTensors, batch_indices
+from policies.dataset_torch import WindowTensors, batch_indices, prompts_of
 from policies.policy_config import relative_part
 from policies.presets.catalog import PRESETS
 from policies.provenance import provenance
@@ -57,6 +57,7 @@ class TrainData:
     """The windows to learn from, those to validate on (None without a split), and where they come from.
 
     `cumulative` (windows,) is the sum of the weights by which windows are drawn, None where all are drawn alike.
+    `prompts` are those to whose places the windows refer, none for a policy that takes none.
     """
 
     train: WindowTensors
@@ -64,6 +65,7 @@ class TrainData:
     cumulative: NDArray[np.float64] | None
     fingerprint: str
     summary: dict[str, Any]
+    prompts: tuple[str, ...] = ()
 
 
 def train(config: TrainConfig, command: str | None = None) -> Path:
@@ -74,6 +76,8 @@ def train(config: TrainConfig, command: str | None = None) -> Path:
     not finite.
     """
     _check(config)
+    # Folders of pretrained encoders are looked at first, and from here on must stay as they are.
+    config = replace(config, policy=config.policy.pinned())
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():
@@ -89,14 +93,21 @@ def load_data(config: TrainConfig) -> tuple[Dataset, TrainData]:
     if not episodes:
         found = f"has {len(recorded)} episodes, none to learn from"
         raise DatasetError(f"{config.dataset}: {found} (--episodes {config.episodes})")
+    told = prompts_of(episodes) if config.policy.takes_prompt else []
+    prompts = sorted(set(told))
+    places = np.array([prompts.index(prompt) for prompt in told], np.int64)
     learn, validate = split_by_episode(len(episodes), config.validation_fraction, config.seed)
     learned, *held_out = _windows(config, dataset, episodes, [learn, validate] if len(validate) else [learn])
     weights = window_weights(config.sampling, [episodes[i] for i in learn], learned)
-    tensors = [_tensors(config, dataset, windows) for windows in (learned, *held_out)]
+    tensors = [
+        _tensors(config, dataset, windows, places[part] if told else None)
+        for windows, part in zip((learned, *held_out), (learn, validate), strict=False)
+    ]
     counts = {"episodes": len(learn), "windows": len(learned), "validation_episodes": len(validate),
               "outcomes": dict(Counter(outcome_of(episode) for episode in episodes))}  # fmt: skip
     cumulative = None if weights is None else np.cumsum(weights)
-    return dataset, TrainData(tensors[0], tensors[1] if held_out else None, cumulative, fingerprint, counts)
+    held_out_tensors = tensors[1] if held_out else None
+    return dataset, TrainData(tensors[0], held_out_tensors, cumulative, fingerprint, counts, tuple(prompts))
 
 
 def is_successful(episode: Episode) -> bool:
@@ -155,9 +166,11 @@ def _windows(
     return [Windows(mapped, *steps, chosen=part) for part in parts]
 
 
-def _tensors(config: TrainConfig, dataset: Dataset, windows: Windows) -> WindowTensors:
+def _tensors(
+    config: TrainConfig, dataset: Dataset, windows: Windows, prompts: NDArray[np.int64] | None
+) -> WindowTensors:
     relative = relative_part(config.policy, config.policy.seen(dataset.spec))
-    return WindowTensors(windows, relative, config.device)
+    return WindowTensors(windows, relative, config.device, prompts)
 
 
 def _prepare(config: TrainConfig) -> tuple[TrainData, TrainingState]:
@@ -166,6 +179,8 @@ def _prepare(config: TrainConfig) -> tuple[TrainData, TrainingState]:
     normalizer = data.train.normalizer(config.policy.seen(dataset.spec))
     torch.manual_seed(config.seed)
     policy = ChunkPolicy(family_of(config.method), config.policy, config.method, dataset.spec, normalizer)
+    if data.prompts:
+        policy.set_prompts(data.prompts)
     policy.to(config.device)
     state = TrainingState(policy, config.optimizer)
     if config.resume:
@@ -178,7 +193,7 @@ def _require_same(config: TrainConfig, data: TrainData, document: Mapping[str, A
         found = f"{data.fingerprint}, the training began with {document['dataset_fingerprint']}"
         raise ConfigError(f"{config.dataset}: the dataset's fingerprint is {found}")
     # A training that began before an option existed had its default.
-    before, now = to_plain(TrainConfig(config.dataset, config.out)) | document["config"], to_plain(config)
+    before, now = to_plain(from_plain(TrainConfig, document["config"])), to_plain(config)
     for name in now:
         if name not in _FREE_TO_CHANGE and before[name] != now[name]:
             raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before[name]}")

@@ -53,13 +53,19 @@ def spec() -> RobotSpec:
 Outcome = bool | None | Literal["incomplete"]
 
 
-def write_dataset(path: Path, spec: RobotSpec, lengths: list[int], success: Outcome | list[Outcome] = True) -> Path:
+def write_dataset(
+    path: Path,
+    spec: RobotSpec,
+    lengths: list[int],
+    success: Outcome | list[Outcome] = True,
+    prompts: list[str] | None = None,
+) -> Path:
     """Write episodes in which the arm moves on circles, and the command leads the measurement by one tick."""
     outcomes = success if isinstance(success, list) else [success] * len(lengths)
     rng = np.random.default_rng(0)
     with create_dataset(path, spec, "circle").writer() as writer:
         for seed, length in enumerate(lengths):
-            episode = writer.begin()
+            episode = writer.begin({} if prompts is None else {"prompt": prompts[seed]})
             stamps = np.arange(length, dtype=np.int64) * PERIOD_NS
             angle = np.linspace(0, 3, length + 1) + rng.uniform(0, 1)
             arm = np.stack([np.sin(angle), np.cos(angle), 0.04 + 0.04 * np.sin(angle)], axis=1)
@@ -84,8 +90,8 @@ def dataset(tmp_path_factory, spec) -> Path:
 
 @pytest.fixture
 def record(tmp_path, spec):
-    """Return a function that writes another dataset: record(lengths, success) -> path."""
-    return lambda lengths, success=True: write_dataset(tmp_path / "recorded", spec, lengths, success)
+    """Return a function that writes another dataset: record(lengths, success, prompts) -> path."""
+    return lambda *what, **how: write_dataset(tmp_path / "recorded", spec, *what, **how)
 
 
 @pytest.fixture
