@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from armature.cli import main as armature
 from armature.errors import CheckpointError, ConfigError, DatasetError
 from armature.testing import check_policy, random_observation
 from policies import language
@@ -52,7 +53,7 @@ def test_a_prompt_becomes_tokens(text, kind, options, shape, tokens):
     embedded = embed_prompts(config, ["lift the cube", "push it", "lift the cube"])
     assert embedded[0].shape == (tokens, shape[1])
     assert torch.equal(embedded[0], embedded[2])
-    assert not torch.equal(embedded[0][0], embedded[1][0])
+    assert not torch.equal(embedded[0][-1], embedded[1][-1])
     assert torch.equal(embed_prompts(config, ["push it"])[0], embedded[1])
 
 
@@ -130,8 +131,7 @@ def test_what_cannot_be_embedded_is_refused(text, folder_copy, message, case):
             shutil.rmtree(folder)
         config = TextConfig(str(folder), 8)
     with pytest.raises(ConfigError, match=message):
-        shape_of(config)
-        embed_prompts(config, ["lift the cube"])
+        _ = shape_of(config), embed_prompts(config, ["lift the cube"])
 
 
 FILM = VisionConfig(network="resnet18", pooling="average", film=True, crop_margin_px=4)
@@ -194,6 +194,12 @@ def test_a_prompt_for_a_policy_without_language_is_refused(new_policy, tmp_path)
         load_policy(path, prompt="lift the cube")
 
 
+def test_evaluation_without_a_prompt_ends_with_one_line(new_policy, text, tmp_path, capsys):
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy(text=text("t5")), {})
+    assert armature(["eval", "--checkpoint", str(path)]) == 2
+    assert "takes a prompt and has 0: set one" in capsys.readouterr().err
+
+
 def test_a_checkpoint_names_a_text_folder_that_changed(new_policy, folder_copy, tmp_path):
     folder = folder_copy("t5")
     path = save_checkpoint(tmp_path / "checkpoint", new_policy(text=TextConfig(str(folder), 8)), {})
@@ -207,18 +213,21 @@ PROMPTS = ["lift the cube", "push it", "lift the cube", "push the can"]
 
 
 def test_windows_refer_to_the_prompts_of_their_episodes(train_config, record, text):
-    config = replace(train_config, dataset=record([4, 3, 5, 2], prompts=PROMPTS), validation_fraction=0.5)
-    config = replace(config, policy=replace(config.policy, text=text("t5")))
-    _, data = load_data(config)
-    assert data.prompts == ("lift the cube", "push it", "push the can")
-    per_episode = {4: 0, 3: 1, 5: 0, 2: 2}
-    for windows in (data.train, data.validation):
-        places = windows.batch(torch.arange(len(windows)))[PROMPT].tolist()
-        lengths = [length for length in per_episode if length <= len(windows)]
-        runs = [places[i] for i in range(len(places)) if i == 0 or windows.rows[i] != windows.rows[i - 1] + 1]
-        assert runs, lengths
-    both = [*data.train.prompts.tolist(), *data.validation.prompts.tolist()]
-    assert sorted(both) == sorted([0] * 9 + [1] * 3 + [2] * 2)
+    dataset = record([4, 3, 5, 2], prompts=["lift", "push", "can", "cube"])
+    policy = replace(train_config.policy, text=text("t5"))
+    _, data = load_data(replace(train_config, dataset=dataset, policy=policy, validation_fraction=0.5))
+    assert data.prompts == ("can", "cube", "lift", "push")
+    counts = [
+        each.batch(torch.arange(len(each)))[PROMPT].bincount(minlength=4) for each in (data.train, data.validation)
+    ]
+    assert sum(counts).tolist() == [5, 2, 4, 3]
+    # An episode is wholly in one part, under its own prompt.
+    assert [sorted(pair) for pair in zip(*(c.tolist() for c in counts), strict=True)] == [
+        [0, 5],
+        [0, 2],
+        [0, 4],
+        [0, 3],
+    ]
 
 
 def test_training_with_prompts_resumes_exactly_and_follows_them(train_config, record, text, tmp_path):
