@@ -49,6 +49,11 @@ def exactly(name: str, value: float, unit: str, wanted: float) -> Criterion:
     return Criterion(name, value, unit, f"== {wanted:g}", bool(value == wanted))
 
 
+def within(name: str, value: float, unit: str, low: float, high: float) -> Criterion:
+    """Ask for `low` <= `value` <= `high`; NaN does not meet it."""
+    return Criterion(name, value, unit, f"{low:g} to {high:g}", bool(low <= value <= high))
+
+
 Measure = Callable[[bool], tuple[list[Criterion], dict[str, Any]]]
 
 

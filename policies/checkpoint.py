@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from armature.config import from_plain, to_plain
 from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.normalizer import Normalizer
-from armature.policy import Policy
 from armature.spec import RobotSpec
 from policies.chunk_policy import ChunkPolicy
 from policies.policy_config import PolicyConfig
@@ -47,17 +46,20 @@ def save_checkpoint(
     return Path(path)
 
 
-def load_policy(path: Path | str, device: str = "cpu") -> Policy:
-    """Build the policy of a checkpoint, ready for inference.
+def load_policy(path: Path | str, device: str = "cpu", prompt: str | None = None) -> ChunkPolicy:
+    """Build the policy of a checkpoint, ready for inference; one that is told what to do is told `prompt`.
 
     Raises CheckpointError when the folder is absent, damaged, of an unknown family or does not fit the code, and
-    MissingStatistics when its normaliser lacks a field that the policy needs.
+    MissingStatistics when its normaliser lacks a field that the policy needs. Folders of pretrained encoders must be
+    those it was trained with. Raises ConfigError for a prompt that the policy does not take.
     """
     path = Path(path)
     document, weights = _FOLDER.read(path)
     policy = build_policy(path / DOCUMENT, document)
     _load_weights(path / WEIGHTS, policy, weights)
     policy.policy_id = f"{policy.family}-{document[SHA256][WEIGHTS][:12]}"
+    if prompt is not None:
+        policy.set_prompt(prompt)
     return policy.requires_grad_(False).eval().to(device)
 
 

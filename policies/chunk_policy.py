@@ -20,9 +20,11 @@ from armature.spec import JOINT_POSITION, ArraySpec, RobotSpec
 from armature.transforms import to_absolute
 from armature.types import ActionChunk, Observation
 from policies.context import GOAL
+from policies.language import embed_prompts, shape_of
 from policies.method import Sampled
 from policies.nets.affine import AffineLayer
 from policies.nets.observation import ObservationEncoder
+from policies.nets.prompts import PROMPT
 from policies.policy_config import PolicyConfig, relative_part
 from policies.registry import METHODS, method_class
 
@@ -48,19 +50,13 @@ class ChunkPolicy(nn.Module):
         _require_goal_family(family, config.goal_steps)
         self.family, self.policy_id = family, family
         self.spec = config.seen(spec)
-        self.config = replace(config, observations=self.spec.observation.names)
+        # As it was found: names of all observations, fingerprints of pretrained folders.
+        self.config = replace(config.pinned(), observations=self.spec.observation.names)
         self.method_config, self.normalizer = method, normalizer
         self.obs_steps = config.obs_steps
         self.relative_part = relative_part(self.config, self.spec)
-        seen = (
-            self.spec.observation,
-            config.obs_steps,
-            config.vision,
-            normalizer,
-            config.vector_noise,
-            config.goal_steps,
-        )
-        self.encoder = ObservationEncoder(*seen)
+        seen = (self.spec.observation, config.obs_steps, config.vision, normalizer, config.vector_noise)
+        self.encoder = ObservationEncoder(*seen, config.goal_steps, shape_of(config.text))
         self.method = method_class(family)(method, self.spec.action.dim, config.chunk_steps, self.encoder.context_spec)
         self.action_layer = AffineLayer(normalizer.affine(ACTION))
         self._goal: dict[str, Tensor] = {}
@@ -69,8 +65,9 @@ class ChunkPolicy(nn.Module):
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the method's loss on a batch.
 
-        `batch` holds observations (B, obs_steps, *shape) and "action" (B, chunk_steps, D) in physical units, relative
-        where the config says so. In training mode observations are augmented. All draws come from `generator`.
+        `batch` holds observations (B, obs_steps, *shape), "action" (B, chunk_steps, D) in physical units, relative
+        where the config says so, and for a policy that takes prompts "prompt" (B,), their places in `set_prompts`.
+        In training mode observations are augmented. All draws come from `generator`.
         """
         context = self.encoder(batch, generator if self.training else None)
         return self.method.loss(self.action_layer(batch[ACTION]), context, generator)
@@ -99,12 +96,31 @@ class ChunkPolicy(nn.Module):
             goal[f"{GOAL}{array.name}"] = torch.from_numpy(value)[None]
         self._goal = goal
 
+    def set_prompts(self, prompts: Sequence[str]) -> None:
+        """Embed the prompts to which `values["prompt"]` (B,) of batches refers by their places.
+
+        Raises ConfigError for a policy that takes no prompt, and for a prompt that is empty or too long.
+        """
+        if self.encoder.prompts is None:
+            raise ConfigError(f"{self.policy_id} takes no prompt, got {', '.join(map(repr, prompts))}")
+        if "" in prompts:
+            raise ConfigError(f"{self.policy_id}: the prompt is empty")
+        self.encoder.prompts.fill(embed_prompts(self.config.text, prompts))
+
+    def set_prompt(self, prompt: str) -> None:
+        """Tell the policy what to do from the next chunk on; raise ConfigError as `set_prompts` does."""
+        self.set_prompts([prompt])
+
     def reset(self, seed: int | None = None) -> None:
-        """Begin an episode; the same seed gives the same chunks for the same observations."""
+        """Begin an episode; the same seed gives the same chunks for the same observations.
+
+        Raises ConfigError for a policy that takes a prompt and was given none.
+        """
         self._episode = self.begin(seed)
 
     def begin(self, seed: int | None = None) -> EpisodeState:
-        """Return the state of a new episode, for `infer_batch`."""
+        """Return the state of a new episode, for `infer_batch`; raise ConfigError as `reset` does."""
+        self._require_prompt()
         generator = torch.Generator()
         if seed is None:
             generator.seed()
@@ -113,7 +129,10 @@ class ChunkPolicy(nn.Module):
         return EpisodeState(generator)
 
     def infer(self, observation: Observation) -> ActionChunk:
-        """Answer one observation with (chunk_steps, D) actions; raise InvalidValue when it does not fit the spec."""
+        """Answer one observation with (chunk_steps, D) actions.
+
+        Raises InvalidValue when it does not fit the spec, and ConfigError where the policy lacks a prompt.
+        """
         return self.infer_batch([observation], [self._episode])[0]
 
     def infer_batch(self, observations: Sequence[Observation], episodes: Sequence[EpisodeState]) -> list[ActionChunk]:
@@ -122,30 +141,43 @@ class ChunkPolicy(nn.Module):
         Only of a stochastic sampler the answers are others, though as likely: what it draws beyond the first noise
         comes from the first episode's generator for all.
         """
-        if self.config.goal_steps and not self._goal:
-            raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
-        values = [self._checked(observation) for observation in observations]
+        batch, seen = self._batch_of(observations)
         shape = (self.config.chunk_steps, self.spec.action.dim)
         noise = torch.stack([torch.randn(shape, generator=episode.generator) for episode in episodes])
-        device = self.action_layer.scale.device
-        batch = {n: torch.from_numpy(np.stack([v[n] for v in values])).to(device) for n in self.spec.observation.names}
-        batch |= {n: goal.to(device).expand(len(values), *goal.shape[1:]) for n, goal in self._goal.items()}
-        sampled = self.sample(batch, noise.to(device), episodes[0].generator)
+        sampled = self.sample(batch, noise.to(self.action_layer.scale.device), episodes[0].generator)
         chunks: list[ActionChunk] = []
         for i, (observation, episode) in enumerate(zip(observations, episodes, strict=True)):
             actions = sampled.actions[i].double().cpu().numpy()
             if self.relative_part is not None:
-                actions = to_absolute(actions, values[i][JOINT_POSITION][-1], self.relative_part)
+                actions = to_absolute(actions, seen[i][JOINT_POSITION][-1], self.relative_part)
             episode.sequence += 1
             diagnostics = {name: figure[i].item() for name, figure in sampled.diagnostics.items()}
             chunks.append(self._chunk(observation.stamp_ns, actions, episode.sequence, diagnostics))
         return chunks
+
+    def _batch_of(self, observations: Sequence[Observation]) -> tuple[dict[str, Tensor], list[dict[str, NDArray[Any]]]]:
+        """Check the observations; return them as a batch, with goal and prompt, and one by one."""
+        self._require_prompt()
+        if self.config.goal_steps and not self._goal:
+            raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
+        seen = [self._checked(observation) for observation in observations]
+        batch = {
+            name: torch.from_numpy(np.stack([each[name] for each in seen])) for name in self.spec.observation.names
+        }
+        batch |= {name: goal.expand(len(seen), *goal.shape[1:]) for name, goal in self._goal.items()}
+        if self.config.takes_prompt:
+            batch[PROMPT] = torch.zeros(len(seen), dtype=torch.int64)
+        return {name: value.to(self.action_layer.scale.device) for name, value in batch.items()}, seen
 
     def _chunk(
         self, stamp_ns: int, actions: NDArray[np.float64], sequence: int, diagnostics: Mapping[str, float]
     ) -> ActionChunk:
         period_ns = self.spec.action.period_ns
         return ActionChunk(stamp_ns, stamp_ns, period_ns, actions, self.policy_id, sequence, diagnostics)
+
+    def _require_prompt(self) -> None:
+        if self.encoder.prompts is not None and len(self.encoder.prompts) != 1:
+            raise ConfigError(f"{self.policy_id} takes a prompt and has {len(self.encoder.prompts)}: set one")
 
     def _checked(self, observation: Observation) -> dict[str, NDArray[Any]]:
         given = observation.values, self.obs_steps, "observation", self.policy_id

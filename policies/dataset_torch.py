@@ -6,6 +6,7 @@ Windows of images are never made beforehand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,12 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from armature.errors import DatasetError
 from armature.normalizer import FieldStats, Normalizer
 from armature.spec import JOINT_POSITION, RobotSpec
 from armature.transforms import to_relative
 from data_collection.sampling import draw
+from data_collection.store import Episode
 from data_collection.windows import ACTION, Windows, future_rows
 from policies.context import GOAL
+from policies.nets.prompts import PROMPT
 
 
 class Goals(NamedTuple):
@@ -33,11 +37,17 @@ class WindowTensors:
     """The windows of a set of episodes on one device."""
 
     def __init__(
-        self, windows: Windows, relative_part: slice | None, device: str = "cpu", goals: Goals | None = None
+        self,
+        windows: Windows,
+        relative_part: slice | None,
+        device: str = "cpu",
+        goals: Goals | None = None,
+        prompts: NDArray[np.int64] | None = None,
     ) -> None:
         """Take over `windows`; `relative_part` of each action becomes relative to its window's last joint positions.
 
-        Mapped windows stay on the host, and only batches move.
+        `prompts` (episodes of the windows,) are the places of their prompts in the table of the policy. Mapped windows
+        stay on the host, and only batches move.
         """
         every = np.arange(len(windows))
         actions = windows.arrays[ACTION][windows.action_rows(every)].astype(np.float32)
@@ -45,6 +55,7 @@ class WindowTensors:
         if relative_part is not None:
             actions = to_relative(actions, windows.arrays[JOINT_POSITION][observed[:, -1]], relative_part)
         self.device, self.goals = device, goals
+        self.prompts = None if prompts is None else torch.from_numpy(np.repeat(prompts, windows.lengths))
         home = "cpu" if windows.is_mapped else device
         self.actions = torch.from_numpy(actions).to(home)
         self.index = torch.from_numpy(observed).to(home)
@@ -55,14 +66,13 @@ class WindowTensors:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def batch(
-        self, indices: Tensor, seed: int = 0, step: int = 0, places: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Tensor, seed: int = 0, step: int = 0, places: Tensor | None = None) -> dict[str, Tensor]:
         """Gather windows (B,): observations (B, obs_steps, *shape), "action" (B, chunk_steps, D) float32.
 
         Where there are goals, they are drawn from the rest of each episode after the chunk, as training step `step`
-        draws them, and stand under GOAL and the name of the observation: (B, goal steps, *shape). With `places` only
-        the windows at these places of the batch are gathered: the share of one process.
+        draws them, and stand under GOAL and the name of the observation: (B, goal steps, *shape). Where there are
+        prompts, "prompt" (B,) are their places. With `places` only the windows at these places of the batch are
+        gathered: the share of one process.
         """
         indices = indices.to(self.index.device)
         chosen = slice(None) if places is None else places.to(indices.device)
@@ -71,6 +81,8 @@ class WindowTensors:
         values = {name: _gather(array, self.index[indices]) for name, array in self.arrays.items()}
         if self.goals is not None:
             values |= {f"{GOAL}{name}": _gather(self.arrays[name], goal_rows) for name in self.goals.names}
+        if self.prompts is not None:
+            values[PROMPT] = self.prompts[indices.cpu()]
         return {name: value.to(self.device) for name, value in {**values, ACTION: self.actions[indices]}.items()}
 
     def _goal_rows(self, indices: Tensor, steps: int, seed: int, step: int) -> Tensor:
@@ -88,6 +100,18 @@ class WindowTensors:
 
 def _gather(array: Tensor, rows: Tensor) -> Tensor:
     return array.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+
+def prompts_of(episodes: Sequence[Episode]) -> list[str]:
+    """Return the prompt of each episode; raise DatasetError naming those that have none."""
+    prompts = [str(episode.metadata.get("prompt") or "") for episode in episodes]
+    if without := [str(episode.index) for episode, prompt in zip(episodes, prompts, strict=True) if not prompt]:
+        shown = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
+        raise DatasetError(
+            f"{episodes[0].dataset}: episodes without a prompt: {shown}; the policy takes one (text.folder). "
+            "Record with a prompt, or leave text.folder empty"
+        )
+    return prompts
 
 
 def batch_indices(

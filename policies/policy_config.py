@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from armature.errors import ConfigError
 from armature.spec import JOINT_POSITION, RobotSpec
+from policies import language
+from policies.language import TextConfig
+from policies.nets import pretrained_vision
 from policies.nets.observation import VisionConfig
 
 
@@ -26,6 +29,8 @@ class PolicyConfig:
     """Later steps of the vector observations given as the goal, of a family that takes one; 0 for a policy without."""
     vector_noise: float = 0.0
     """Deviation of the noise added to vector observations in training, in normalised units (their range is 2)."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """What embeds prompts, for a policy that is told what to do."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
@@ -40,6 +45,18 @@ class PolicyConfig:
     def seen(self, offered: RobotSpec) -> RobotSpec:
         """Narrow the spec of a robot to what the policy sees of it; raise SpecMismatch on an array it does not have."""
         return offered.select(self.observations or offered.observation.names)
+
+    @property
+    def takes_prompt(self) -> bool:
+        """Tell whether the policy is told what to do."""
+        return bool(self.text.folder)
+
+    def pinned(self) -> PolicyConfig:
+        """Fill in the fingerprints of pretrained folders; raise ConfigError naming one that is not as it was."""
+        vision = self.vision
+        if vision.network == "pretrained":
+            vision = replace(vision, pretrained=pretrained_vision.pin(vision.pretrained))
+        return replace(self, vision=vision, text=language.pin(self.text))
 
 
 def relative_part(config: PolicyConfig, spec: RobotSpec) -> slice | None:

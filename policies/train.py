@@ -16,6 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from armature.config import to_plain
+from armature.config import from_plain, to_plain
 from armature.errors import ConfigError, InvalidValue, unknown
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
@@ -56,6 +57,8 @@ def train(config: TrainConfig, command: str | None = None) -> Path:
     not finite. Of many processes all return, and the first has written.
     """
     _check(config)
+    # Folders of pretrained encoders are looked at first, and from here on must stay as they are.
+    config = replace(config, policy=config.policy.pinned())
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng(), open_workers(config.device, config.precision, config.accumulate_steps) as workers:
@@ -123,8 +126,10 @@ def _prepare(config: TrainConfig, workers: Workers) -> tuple[TrainData, Training
     torch.manual_seed(config.seed)
     normalizer = data.train.normalizer(seen)
     policy = ChunkPolicy(family_of(config.method), config.policy, config.method, dataset.spec, normalizer)
-    policy = initialised(policy, config).to(workers.device)
-    state = TrainingState(policy, config.optimizer, workers)
+    policy = initialised(policy, config)
+    if data.prompts:
+        policy.set_prompts(data.prompts)
+    state = TrainingState(policy.to(workers.device), config.optimizer, workers)
     if config.resume:
         _require_same(config, data, workers, state.load(config.out / "training_state"))
     return data, state
@@ -135,8 +140,7 @@ def _require_same(config: TrainConfig, data: TrainData, workers: Workers, docume
         found = f"{data.fingerprint}, the training began with {document['dataset_fingerprint']}"
         raise ConfigError(f"{config.dataset}: the dataset's fingerprint is {found}")
     # A training that began before an option existed had its default.
-    before = to_plain(TrainConfig(config.dataset, config.out)) | document["config"]
-    now = _recorded(config, workers)
+    before, now = to_plain(from_plain(TrainConfig, document["config"])), _recorded(config, workers)
     for name in now:
         if name not in _FREE_TO_CHANGE and before[name] != now[name]:
             raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before[name]}")
@@ -198,7 +202,8 @@ class _Run:
     def _stopped(self, error: NotFinite, indices: torch.Tensor) -> InvalidValue:
         folder = self.config.out / FOLDER
         if self.workers.is_main:
-            write_not_finite(folder, error, self.state, self.data.train.batch(indices, self.config.seed, self.state.step), to_plain(self.config))
+            batch = self.data.train.batch(indices, self.config.seed, self.state.step)
+            write_not_finite(folder, error, self.state, batch, to_plain(self.config))
         return InvalidValue(
             f"{error}. The batch is in {folder}; look at it with: python -m policies.train_not_finite {folder}. "
             f"Often optimizer.learning_rate ({self.config.optimizer.learning_rate:g}) is too high"

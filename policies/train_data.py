@@ -16,7 +16,7 @@ from data_collection.sampling import outcome_of, window_weights
 from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.streams import ACTION_EXECUTED
 from data_collection.windows import ACTION, Windows, align_episode, load_windows, split_by_episode
-from policies.dataset_torch import Goals, WindowTensors
+from policies.dataset_torch import Goals, WindowTensors, prompts_of
 from policies.policy_config import relative_part
 from policies.train_config import TrainConfig
 
@@ -26,6 +26,7 @@ class TrainData:
     """The windows to learn from, those to validate on (None without a split), and where they come from.
 
     `cumulative` (windows,) is the sum of the weights by which windows are drawn, None where all are drawn alike.
+    `prompts` are those to whose places the windows refer, none for a policy that takes none.
     """
 
     train: WindowTensors
@@ -33,6 +34,7 @@ class TrainData:
     cumulative: NDArray[np.float64] | None
     fingerprint: str
     summary: dict[str, Any]
+    prompts: tuple[str, ...] = ()
 
 
 def load_data(config: TrainConfig, device: str | None = None) -> tuple[Dataset, TrainData]:
@@ -47,6 +49,9 @@ def load_data(config: TrainConfig, device: str | None = None) -> tuple[Dataset, 
     if not episodes:
         found = f"has {len(recorded)} episodes, none to learn from"
         raise DatasetError(f"{config.dataset}: {found} (--episodes {config.episodes})")
+    told = prompts_of(episodes) if config.policy.takes_prompt else []
+    prompts = sorted(set(told))
+    places = np.array([prompts.index(prompt) for prompt in told], np.int64)
     learn, validate = split_by_episode(len(episodes), config.validation_fraction, config.seed)
     parts = [[episodes[i] for i in part] for part in (learn, validate) if len(part)]
     learned, *held_out = _windows(config, dataset, episodes, [learn, validate] if len(validate) else [learn])
@@ -58,11 +63,15 @@ def load_data(config: TrainConfig, device: str | None = None) -> tuple[Dataset, 
     relative = relative_part(config.policy, spec)
     steps = config.policy.goal_steps
     goals = Goals(tuple(array.name for array in spec.observation.vectors), steps) if steps else None
-    tensors = [WindowTensors(windows, relative, device or config.device, goals) for windows in (learned, *held_out)]
+    tensors = [
+        WindowTensors(windows, relative, device or config.device, goals, places[part] if told else None)
+        for windows, part in zip((learned, *held_out), (learn, validate), strict=False)
+    ]
     counts = {"episodes": len(learn), "windows": len(learned), "validation_episodes": len(validate),
               "outcomes": dict(Counter(outcome_of(episode) for episode in episodes))}  # fmt: skip
     cumulative = None if weights is None else np.cumsum(weights)
-    return dataset, TrainData(tensors[0], tensors[1] if held_out else None, cumulative, fingerprint, counts)
+    held_out_tensors = tensors[1] if held_out else None
+    return dataset, TrainData(tensors[0], held_out_tensors, cumulative, fingerprint, counts, tuple(prompts))
 
 
 def is_successful(episode: Episode) -> bool:

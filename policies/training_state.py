@@ -64,7 +64,11 @@ class TrainingState:
         self.step = 0
         self.seconds = 0.0
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
+            dict(self._learned()).values(),
+            config.learning_rate,
+            config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         # After the copy: what is called in training may be more than the policy.
         self._model = self.workers.wrap(policy)
@@ -101,7 +105,7 @@ class TrainingState:
     def load(self, path: Path) -> dict[str, Any]:
         """Take over a saved state and return its document; raise CheckpointError when it does not fit."""
         document, tensors = _FOLDER.read(path)
-        for parameter in self.policy.parameters():
+        for _, parameter in self._learned():
             moments = {key: torch.zeros_like(parameter) for key in _ADAM_FIELDS[1:]}
             self.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
         expected = dict(self._tensors())
@@ -118,7 +122,7 @@ class TrainingState:
         for prefix, module in (("policy", self.policy), ("average", self.average)):
             for name, tensor in module.state_dict().items():
                 yield f"{prefix}.{name}", tensor
-        for name, parameter in self.policy.named_parameters():
+        for name, parameter in self._learned():
             for key in _ADAM_FIELDS:
                 yield f"adamw.{key}.{name}", self.optimizer.state[parameter][key]
 
@@ -131,6 +135,9 @@ class TrainingState:
                 self.workers.backward(loss)
             losses.append(loss.detach())
         return self.workers.mean(torch.stack(losses).mean())
+
+    def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.policy.named_parameters() if p.requires_grad)
 
     def _average_weights(self) -> None:
         weight = 1 - ema_decay(self.step, self.config)

@@ -53,7 +53,7 @@ class CollectConfig:
     image_size: int = 128
     """Edge of the camera images [px]."""
     prompt: str = ""
-    """What the robot was told to do, in words; kept with each episode."""
+    """What the robot was told to do, in words; kept with each episode, and told to a checkpoint that takes a prompt."""
     robot: str = "panda"
     """Arm that the expert drives, panda or ur5e."""
 
@@ -127,7 +127,10 @@ def _demonstrator(config: CollectConfig, sim: SimConfig) -> Policy:
         return make_expert(sim)
     from policies.checkpoint import load_policy
 
-    return load_policy(config.checkpoint)
+    policy = load_policy(config.checkpoint)
+    if policy.config.takes_prompt:
+        policy.set_prompt(config.prompt)
+    return policy
 
 
 def _progress(console: Console) -> Progress:

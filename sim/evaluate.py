@@ -42,6 +42,8 @@ class EvalConfig:
     """Evaluate the scripted expert of the task."""
     task: str = "lift"
     """lift, can, square or pusht."""
+    prompt: str | None = None
+    """What to tell a checkpoint that was trained with prompts."""
     action: Literal["joint_position", "tcp_delta"] = "joint_position"
     """Action of the expert; a checkpoint brings its own."""
     robot: str = "panda"
@@ -129,6 +131,7 @@ def summarize(config: EvalConfig, policy: Policy, results: list[EpisodeResult], 
     return {
         "task": config.task,
         "policy_id": policy.policy_id,
+        "prompt": config.prompt,
         "spec_fingerprint": policy.spec.fingerprint,
         "scheduler": to_plain(config.scheduler),
         "seeds": [result.seed for result in results],
@@ -142,6 +145,8 @@ def summarize(config: EvalConfig, policy: Policy, results: list[EpisodeResult], 
 def _check(config: EvalConfig) -> None:
     if config.expert == (config.checkpoint is not None):
         raise ConfigError("give either --checkpoint PATH or --expert")
+    if config.expert and config.prompt is not None:
+        raise ConfigError(f"prompt '{config.prompt}': the scripted expert takes none")
     if config.episodes < 1:
         raise ConfigError(f"episodes: {config.episodes} is below 1")
     if config.seed < 0:
@@ -158,7 +163,9 @@ def _load(config: EvalConfig) -> tuple[Policy, SimConfig]:
         return make_expert(sim_config), sim_config
     from policies.checkpoint import load_policy
 
-    policy = load_policy(config.checkpoint, config.device)
+    policy = load_policy(config.checkpoint, config.device, config.prompt)
+    # Now, before the world is built, it says whether it lacks a prompt.
+    policy.reset()
     return policy, world_for(policy.spec, config.task, config.horizon_steps, config.render_profile)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,9 @@ from policies.chunk_policy import ChunkPolicy
 from policies.presets.catalog import PRESETS
 from policies.registry import family_of
 from policies.train_config import TrainConfig
+
+# The module beside this file that makes folders of pretrained encoders.
+sys.path.insert(0, str(Path(__file__).parent))
 
 PERIOD_NS = 50_000_000
 
@@ -55,6 +59,7 @@ def write_dataset(
     lengths: list[int],
     success: Outcome | list[Outcome] = True,
     spoil: tuple[str, int, int, float] | None = None,
+    prompts: list[str] | None = None,
 ) -> Path:
     """Write episodes in which the arm moves on circles, and the command leads the measurement by one tick.
 
@@ -64,7 +69,7 @@ def write_dataset(
     rng = np.random.default_rng(0)
     with create_dataset(path, spec, "circle").writer() as writer:
         for seed, length in enumerate(lengths):
-            episode = writer.begin()
+            episode = writer.begin({} if prompts is None else {"prompt": prompts[seed]})
             stamps = np.arange(length, dtype=np.int64) * PERIOD_NS
             angle = np.linspace(0, 3, length + 1) + rng.uniform(0, 1)
             arm = np.stack([np.sin(angle), np.cos(angle), 0.04 + 0.04 * np.sin(angle)], axis=1)
@@ -91,7 +96,7 @@ def dataset(tmp_path_factory, spec) -> Path:
 
 @pytest.fixture
 def record(tmp_path, spec):
-    """Return a function that writes another dataset: record(lengths, success, spoil) -> path."""
+    """Return a function that writes another dataset: record(lengths, success, spoil, prompts) -> path."""
     return lambda *what, **how: write_dataset(tmp_path / "recorded", spec, *what, **how)
 
 
@@ -138,3 +143,17 @@ def random_batch(policy: ChunkPolicy, count: int, seed: int = 0) -> dict[str, to
 def batch_of():
     """Return a function that draws a batch for a policy: batch_of(policy, count, seed=0)."""
     return random_batch
+
+
+@pytest.fixture(scope="session")
+def pretrained_folder(tmp_path_factory):
+    """Return a function that saves a tiny pretrained encoder once: pretrained_folder(kind) -> path."""
+    from pretrained_folders import make_folder
+
+    root = tmp_path_factory.mktemp("pretrained")
+
+    def make(kind: str) -> Path:
+        path = root / kind
+        return path if path.is_dir() else make_folder(path, kind)
+
+    return make

@@ -93,3 +93,13 @@ def test_unknown_parameter_ends_the_node_naming_itself_and_the_key(environment: 
     assert "parameters of control_node: unknown key of ControlNodeConfig 'chunk_timeout'" in done.stderr
     assert "Did you mean 'chunk_timeout_s'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_prompt_reaches_the_checkpoint_and_what_is_recorded(tmp_path: Path) -> None:
+    def told(policy: str, prompt: str) -> dict[str, object]:
+        nodes = make_graph("sim", GraphConfig(policy=policy, prompt=prompt, dataset="d"))
+        return {node.name: node.overrides["prompt"] for node in nodes if "prompt" in node.overrides}
+
+    assert told(str(tmp_path), "lift it") == {"policy_node": "lift it", "recorder_node": "lift it"}
+    assert told("expert", "lift it") == {"recorder_node": "lift it"}
+    assert told(str(tmp_path), "") == {}

@@ -9,6 +9,8 @@ import pytest
 
 from armature.cli import main
 
+EMBEDDED = Path(__file__).parents[2] / "policies" / "pretrained" / "lift_pixels"
+
 
 def test_expert_evaluation_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "new" / "result.json"
@@ -38,6 +40,8 @@ def test_too_few_successes_exit_with_one(tmp_path: Path) -> None:
         (["--expert", "--episodes", "0"], "episodes: 0"),
         (["--expert", "--seed", "-1"], "seed: -1"),
         (["--checkpoint", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--expert", "--prompt", "lift it"], "prompt 'lift it': the scripted expert takes none"),
+        (["--checkpoint", str(EMBEDDED), "--prompt", "lift it"], "takes no prompt, got 'lift it'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,8 @@ class GraphConfig:
     """Steps after which a simulated attempt ends; 0: the task's own."""
     policy: str = EXPERT
     """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
+    prompt: str = ""
+    """What the robot is told to do: told to a checkpoint, which must take prompts, and stored with recorded data."""
     device: str = "cpu"
     """Where the policy computes: cpu or cuda."""
     operator: Literal["policy", "keyboard"] = "policy"
@@ -132,13 +134,13 @@ def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
     robot = _robot_file(config.robot or "fer")
     spec: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json")), "robot.task": config.task}
     shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
-    policy = {**shared, "policy": config.policy, "device": config.device}
+    policy = {**shared, **_told(config)}
     nodes = (
         *_cameras(),
         _node("policy_node", robot, policy),
         _node("control_node", robot, shared),
     )
-    recorder = _node("recorder_node", robot, {**spec, "dataset": config.dataset})
+    recorder = _node("recorder_node", robot, {**spec, **_recorded(config)})
     return (*nodes, recorder) if config.dataset else nodes
 
 
@@ -147,7 +149,7 @@ GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {"sim": _sim,
 
 def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> NodeSpec:
     parameters = {**_robot_parameters(config), **paced, "execute_steps": config.execute_steps}
-    node = _node("policy_node", robot, {**parameters, "policy": config.policy, "device": config.device})
+    node = _node("policy_node", robot, {**parameters, **_told(config)})
     # In lockstep the simulator waits while the network computes, so that all cores are free for it.
     threads = str(os.cpu_count() or 1) if config.lockstep and config.policy != EXPERT else "1"
     return replace(node, environment={**ONE_THREAD, "OMP_NUM_THREADS": threads})
@@ -158,7 +160,17 @@ def _control_and_recorder(config: GraphConfig, robot: Path, paced: dict[str, Par
     control = _node("control_node", robot, {**parameters, **paced, "execute_steps": config.execute_steps})
     if not config.dataset:
         return (control,)
-    return control, _node("recorder_node", robot, {**parameters, "dataset": config.dataset})
+    return control, _node("recorder_node", robot, {**parameters, **_recorded(config)})
+
+
+def _told(config: GraphConfig) -> dict[str, ParameterValue]:
+    """Return which policy runs, where, and what it is told; the expert does one thing only."""
+    prompt = {} if config.policy == EXPERT or not config.prompt else {"prompt": config.prompt}
+    return {"policy": config.policy, "device": config.device, **prompt}
+
+
+def _recorded(config: GraphConfig) -> dict[str, ParameterValue]:
+    return {"dataset": config.dataset, **({"prompt": config.prompt} if config.prompt else {})}
 
 
 def _cameras() -> tuple[NodeSpec, ...]:

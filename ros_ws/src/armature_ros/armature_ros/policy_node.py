@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.observation_buffer import ObservationBuffer
-from armature.errors import InvalidValue
+from armature.errors import ConfigError, InvalidValue
 from armature.policy import Policy
 from armature.spec import RobotSpec, require_compatible
 from armature.testing import random_observation
@@ -41,6 +41,8 @@ class PolicyNodeConfig:
     streams: dict[str, StreamConfig]
     policy: str
     """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
+    prompt: str = ""
+    """What to tell a checkpoint that was trained with prompts; empty for any other policy."""
     robot: RobotConfig = field(default_factory=RobotConfig)
     device: str = "cpu"
     lockstep: bool = False
@@ -203,9 +205,14 @@ def _silence(age_s: float) -> str:
 
 
 def _load_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
-    """Return the policy, warmed up; raise SpecMismatch naming the fields in which it does not fit the robot."""
+    """Return the policy, warmed up.
+
+    Raises SpecMismatch naming the fields in which it does not fit the robot, ConfigError on a prompt too few or many.
+    """
     # Each import is heavy and only one of them is needed.
     if config.policy == EXPERT:
+        if config.prompt:
+            raise ConfigError(f"parameters of policy_node: prompt '{config.prompt}': the scripted expert takes none")
         from sim.expert import make_expert
 
         policy = make_expert(config.robot.sim)
@@ -213,7 +220,7 @@ def _load_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
         return policy
     from policies.checkpoint import load_policy
 
-    policy = load_policy(config.policy, config.device)
+    policy = load_policy(config.policy, config.device, config.prompt or None)
     require_compatible(policy.spec, offered, f"checkpoint {config.policy}")
     # The first answer of an episode must not pay for lazy initialisation.
     policy.infer(random_observation(policy.spec, policy.obs_steps, np.random.default_rng(0), 0))
