@@ -83,6 +83,7 @@ def evaluate(config: EvalConfig, console: Console) -> tuple[Policy, list[Episode
     """Run all episodes; raise ConfigError for contradictory options, SpecMismatch when policy and robot differ."""
     _check(config)
     policy, world = _load(config)
+    require_compatible(policy.spec, robot_spec(world), policy.policy_id)
     with _progress(console) as progress:
         advance = _progress_bar(progress, policy, config.episodes)
         seeds = range(config.seed, config.seed + config.episodes)
@@ -97,7 +98,6 @@ def run_episodes(
     on_episode: Callable[[list[EpisodeResult]], None] = lambda _results: None,
 ) -> list[EpisodeResult]:
     """Run one episode per seed; raise SpecMismatch when policy and robot differ."""
-    require_compatible(policy.spec, robot_spec(world), policy.policy_id)
     env = make_env(world)
     limits = limits_for(env.robot_spec.action)
     results: list[EpisodeResult] = []
