@@ -139,11 +139,17 @@ def _require_same(config: TrainConfig, data: TrainData, workers: Workers, docume
     if document["dataset_fingerprint"] != data.fingerprint:
         found = f"{data.fingerprint}, the training began with {document['dataset_fingerprint']}"
         raise ConfigError(f"{config.dataset}: the dataset's fingerprint is {found}")
-    # A training that began before an option existed had its default.
-    before, now = to_plain(from_plain(TrainConfig, document["config"])), _recorded(config, workers)
+    before, now = to_plain(_told(config, document["config"])), _recorded(config, workers)
     for name in now:
         if name not in _FREE_TO_CHANGE and before[name] != now[name]:
             raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before[name]}")
+
+
+def _told(config: TrainConfig, recorded: Mapping[str, Any]) -> TrainConfig:
+    """Read a recorded config; what began before an option existed had its default."""
+    # The method apart: which of the methods' configs it is cannot be told from its fields.
+    method = from_plain(type(config.method), recorded["method"])
+    return replace(from_plain(TrainConfig, {**recorded, "method": {}}), method=method)
 
 
 def _recorded(config: TrainConfig, workers: Workers) -> dict[str, Any]:

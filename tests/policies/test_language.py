@@ -214,7 +214,7 @@ PROMPTS = ["lift the cube", "push it", "lift the cube", "push the can"]
 
 def test_windows_refer_to_the_prompts_of_their_episodes(train_config, record, text):
     dataset = record([4, 3, 5, 2], prompts=["lift", "push", "can", "cube"])
-    policy = replace(train_config.policy, text=text("t5"))
+    policy = replace(train_config.policy, text=text("t5"), chunk_steps=4)
     _, data = load_data(replace(train_config, dataset=dataset, policy=policy, validation_fraction=0.5))
     assert data.prompts == ("can", "cube", "lift", "push")
     counts = [

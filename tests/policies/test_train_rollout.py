@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from armature.errors import ConfigError, SpecMismatch
-from armature.spec import AGENT_POSITION, OBJECT_POSE
+from armature.spec import AGENT_POSITION, OBJECT_KEYPOINTS, OBJECT_POSE
 from data_collection.store import create_dataset
 from policies.checkpoint import read_document
 from policies.train import train
@@ -28,7 +28,7 @@ def pusht_config(train_config, tmp_path):
         for _ in range(3):
             episode = writer.begin()
             stamps = np.arange(12, dtype=np.int64) * 100_000_000
-            for stream, size in ((AGENT_POSITION, 2), (OBJECT_POSE, 3)):
+            for stream, size in ((AGENT_POSITION, 2), (OBJECT_POSE, 3), (OBJECT_KEYPOINTS, 18)):
                 episode.append(stream, stamps, stamps, rng.uniform(0, 512, (12, size)).astype(np.float32))
             action = rng.uniform(0, 512, (12, 2))
             for stream in ("action/executed", "action/requested"):
