@@ -48,6 +48,7 @@ class ChunkPolicy(nn.Module):
         """`method` is the config of the family's method."""
         super().__init__()
         _require_goal_family(family, config.goal_steps)
+        _require_prompt_family(family, config)
         self.family, self.policy_id = family, family
         self.spec = config.seen(spec)
         # As it was found: names of all observations, fingerprints of pretrained folders.
@@ -57,10 +58,17 @@ class ChunkPolicy(nn.Module):
         self.relative_part = relative_part(self.config, self.spec)
         seen = (self.spec.observation, config.obs_steps, config.vision, normalizer, config.vector_noise)
         self.encoder = ObservationEncoder(*seen, config.goal_steps, shape_of(config.text))
-        self.method = method_class(family)(method, self.spec.action.dim, config.chunk_steps, self.encoder.context_spec)
+        self.method = self._make_method()
         self.action_layer = AffineLayer(normalizer.affine(ACTION))
         self._goal: dict[str, Tensor] = {}
         self._episode = EpisodeState(torch.Generator())
+
+    def _make_method(self) -> Any:
+        made, context = method_class(self.family), self.encoder.context_spec
+        if not _takes_prompt(self.family):
+            # Only the image networks see it.
+            context = replace(context, language_tokens=0, language_dim=0)
+        return made(self.method_config, self.spec.action.dim, self.config.chunk_steps, context)
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the method's loss on a batch.
@@ -202,3 +210,15 @@ def _require_goal_family(family: str, goal_steps: int) -> None:
     if goal_steps and not getattr(method_class(family), "takes_goal", False):
         able = [name for name in METHODS if getattr(method_class(name), "takes_goal", False)]
         raise ConfigError(f"goal_steps is {goal_steps}: the family {family} takes no goal. Valid: {', '.join(able)}")
+
+
+def _require_prompt_family(family: str, config: PolicyConfig) -> None:
+    """Refuse a prompt of which neither the method nor the image networks would see anything."""
+    if config.takes_prompt and not config.vision.film and not _takes_prompt(family):
+        able = ", ".join(name for name in METHODS if _takes_prompt(name))
+        found = f"text.folder is {config.text.folder}: the family {family} takes no prompt"
+        raise ConfigError(f"{found}. Valid: {able}, or any family with vision.film")
+
+
+def _takes_prompt(family: str) -> bool:
+    return getattr(method_class(family), "takes_prompt", False)

@@ -67,6 +67,7 @@ class Hrdt(nn.Module):
 
     family = "hrdt"
     Config = HrdtConfig
+    takes_prompt = True
     embodiment_modules: ClassVar[tuple[str, ...]] = ("state_adapter", "action_adapter", "decoder")
     """What is made anew for another robot."""
     camera_modules: ClassVar[tuple[str, ...]] = ("image_position",)

@@ -17,13 +17,14 @@ from armature.normalizer import Normalizer
 from armature.spec import RobotSpec, differences
 from policies.checkpoint import WEIGHTS, read_checkpoint, read_document
 from policies.chunk_policy import ChunkPolicy
+from policies.policy_config import PolicyConfig
 from policies.registry import METHODS, method_class
 from policies.tensor_folder import SHA256
 from policies.train_config import TrainConfig
 
 INIT_FROM = "init_from"
 _EQUAL_FOR_ANY_ROBOT = ("obs_steps", "chunk_steps")
-_EQUAL_FOR_THE_SAME_ROBOT = (*_EQUAL_FOR_ANY_ROBOT, "relative_actions", "vision")
+_EQUAL_FOR_THE_SAME_ROBOT = (*_EQUAL_FOR_ANY_ROBOT, "relative_actions", "vision", "text")
 
 
 def initialised(policy: ChunkPolicy, config: TrainConfig) -> ChunkPolicy:
@@ -83,7 +84,7 @@ def _require_method(path: Path, document: dict[str, Any], policy: ChunkPolicy) -
 
 
 def _require_same_robot(path: Path, document: dict[str, Any], policy: ChunkPolicy) -> None:
-    before, now = document["policy"], to_plain(policy.config)
+    before, now = _policy_of(document), to_plain(policy.config)
     seen = RobotSpec.from_json(document["spec"])
     if found := differences(seen, policy.spec) or differences(policy.spec, seen):
         hint = "another robot needs --new-embodiment"
@@ -93,6 +94,11 @@ def _require_same_robot(path: Path, document: dict[str, Any], policy: ChunkPolic
         _differ(path, "policy", {"observations": (before["observations"], now["observations"])})
 
 
+def _policy_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a checkpoint's policy; fields that are younger than it have their defaults."""
+    return to_plain(from_plain(PolicyConfig, document["policy"]))
+
+
 def _load_trunk(path: Path, document: dict[str, Any], weights: dict[str, Tensor], policy: ChunkPolicy) -> None:
     method = method_class(policy.family)
     if not hasattr(method, "embodiment_modules"):
@@ -100,7 +106,7 @@ def _load_trunk(path: Path, document: dict[str, Any], weights: dict[str, Tensor]
         raise ConfigError(
             f"new_embodiment: a policy of the family {policy.family} has no trunk. Valid: {', '.join(able)}"
         )
-    before, now = document["policy"], to_plain(policy.config)
+    before, now = _policy_of(document), to_plain(policy.config)
     _require_equal(path, "policy", *({key: part[key] for key in _EQUAL_FOR_ANY_ROBOT} for part in (before, now)))
     renewed = [f"method.{name}" for name in method.embodiment_modules]
     if RobotSpec.from_json(document["spec"]).observation.images == policy.spec.observation.images:

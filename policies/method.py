@@ -23,7 +23,8 @@ class Method(Protocol):
     """One file of this room holds one: its config, networks, loss and sampling. It is a torch module.
 
     Actions are normalised by the policy around it: those of the training data fill [-1, 1] in every dimension. A class
-    whose attribute `takes_goal` is true uses Context.goal; for others a policy with goals is refused.
+    whose attribute `takes_goal` is true uses Context.goal; for others a policy with goals is refused. One whose
+    `takes_prompt` is true uses Context.language; for others prompts may only reach the image networks.
     """
 
     family: str

@@ -72,6 +72,7 @@ class Mode(nn.Module):
     family = "mode"
     Config = ModeConfig
     takes_goal = True
+    takes_prompt = True
 
     def __init__(self, config: ModeConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()

@@ -112,6 +112,10 @@ class TrainingState:
         if expected.keys() != tensors.keys():
             differing = sorted(expected.keys() ^ tensors.keys())
             raise CheckpointError(f"{path}: does not fit this policy: {len(differing)} tensors, first {differing[0]}")
+        for name, tensor in expected.items():
+            if tensor.shape != tensors[name].shape:
+                found = f"{name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+                raise CheckpointError(f"{path}: does not fit this policy: {found}")
         with torch.no_grad():
             for name, tensor in expected.items():
                 tensor.copy_(tensors[name])

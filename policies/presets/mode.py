@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from policies.language import TextConfig
 from policies.mode import ModeConfig
 from policies.nets.observation import VisionConfig
 from policies.policy_config import PolicyConfig
@@ -32,10 +33,12 @@ def small(dataset: Path, out: Path) -> TrainConfig:
 def paper(dataset: Path, out: Path) -> TrainConfig:
     """The published pretrained size and schedule (Reuss et al. 2024, table 3).
 
-    Published beside it, and not set here: two cameras, each with a ResNet-50 modulated by the prompt, and CLIP's
-    embedding of the prompt.
+    Each camera (224 px, shifted by up to 10) has a ResNet-50 modulated by the prompt, which CLIP ViT-B/32 embeds as one
+    token; the paper's ResNets begin with weights of ImageNet and batch normalisation.
     """
-    policy = PolicyConfig(chunk_steps=10)
+    vision = VisionConfig(network="resnet50", pooling="average", film=True, crop_margin_px=20)
+    text = TextConfig("clip-vit-base-patch32", max_tokens=77, pooled=True)
+    policy = PolicyConfig(chunk_steps=10, vision=vision, text=text)
     optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.1, warmup_steps=6000)
     return TrainConfig(
         dataset, out, policy, ModeConfig(), optimizer, preset="mode_paper", steps=300_000, batch_size=512

@@ -17,7 +17,9 @@ from policies.dataset_torch import WindowTensors
 from policies.language import TextConfig, embed_prompts, shape_of
 from policies.nets.observation import VisionConfig
 from policies.nets.prompts import PROMPT, PromptShape, PromptTable, pooled
+from policies.presets.catalog import PRESETS
 from policies.train import load_data, parse_arguments, train
+from policies.train_config import TrainConfig
 from policies.training_state import OptimizerConfig, TrainingState
 
 
@@ -30,6 +32,11 @@ def _nothing_embedded_yet(monkeypatch):
 def text(pretrained_folder):
     """Return a function that makes a config: text(kind, max_tokens=8, pooled=False)."""
     return lambda kind, max_tokens=8, **options: TextConfig(str(pretrained_folder(kind)), max_tokens, **options)
+
+
+@pytest.fixture
+def told_config(dataset, tmp_path) -> TrainConfig:
+    return PRESETS["hrdt_tiny"](dataset, tmp_path / "run")
 
 
 @pytest.fixture
@@ -137,10 +144,18 @@ def test_what_cannot_be_embedded_is_refused(text, folder_copy, message, case):
 FILM = VisionConfig(network="resnet18", pooling="average", film=True, crop_margin_px=4)
 
 
+@pytest.mark.parametrize("family", ["diffusion", "score"])
+def test_film_tells_families_that_take_no_prompt_themselves(new_policy, batch_of, text, family):
+    policy = new_policy(family, text=text("clip", pooled=True), vision=FILM)
+    policy.set_prompt("push it")
+    batch = {**batch_of(policy, 2), PROMPT: torch.tensor([0, 0])}
+    assert torch.isfinite(policy.loss(batch, torch.Generator().manual_seed(0)))
+
+
 @pytest.mark.parametrize("vision", [None, FILM], ids=["tokens", "film"])
 def test_a_policy_is_told_what_to_do(new_policy, batch_of, text, vision):
     config = text("clip", pooled=vision is not None)
-    policy = new_policy(text=config, **({"vision": vision} if vision else {}))
+    policy = new_policy("mode", text=config, **({"vision": vision} if vision else {}))
     policy.set_prompts(["lift the cube", "push it"])
     batch = {**batch_of(policy, 3), PROMPT: torch.tensor([0, 1, 0])}
     context, spec = policy.encoder(batch), policy.encoder.context_spec
@@ -152,6 +167,25 @@ def test_a_policy_is_told_what_to_do(new_policy, batch_of, text, vision):
     assert changed == [True, False, False]
     alone = policy.encoder({name: value[1:2] for name, value in batch.items()})
     torch.testing.assert_close(alone.images, context.images[1:2])
+
+
+@pytest.mark.parametrize("family", ["hrdt", "mode"])
+def test_what_is_done_depends_on_the_prompt(new_policy, batch_of, text, family):
+    policy = new_policy(family, text=text("clip")).train()
+    policy.set_prompts(["lift the cube", "push it"])
+    batch = {**batch_of(policy, 4), PROMPT: torch.tensor([0, 1, 0, 1])}
+    state = TrainingState(policy, OptimizerConfig(learning_rate=1e-2, warmup_steps=1))
+    for _ in range(3):
+        state.update(batch, seed=0, steps=10)
+    assert [n for n, p in policy.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    noise = torch.randn(batch["action"].shape, generator=torch.Generator().manual_seed(0))
+    lifted, pushed = (policy.eval().sample({**batch, PROMPT: torch.full((4,), i)}, noise).actions for i in (0, 1))
+    assert (lifted - pushed).abs().amax() > 1e-5
+
+
+def test_a_family_that_would_not_see_the_prompt_is_refused(new_policy, text):
+    with pytest.raises(ConfigError, match=r"the family diffusion takes no prompt\. Valid: .*hrdt.*vision\.film"):
+        new_policy("diffusion", text=text("t5"))
 
 
 def test_film_learns_from_prompts(new_policy, batch_of, text):
@@ -171,7 +205,7 @@ def chunk_of(policy):
 
 
 def test_a_loaded_policy_does_as_it_is_told(new_policy, text, tmp_path):
-    policy = new_policy(text=text("t5"))
+    policy = new_policy("hrdt", text=text("t5"))
     path = save_checkpoint(tmp_path / "checkpoint", policy, {})
     loaded = load_policy(path, prompt="lift the cube")
     check_policy(loaded)
@@ -180,7 +214,7 @@ def test_a_loaded_policy_does_as_it_is_told(new_policy, text, tmp_path):
     assert read_document(path)["policy"]["text"]["fingerprint"] == policy.config.text.fingerprint != ""
     untold = load_policy(path)
     for use in (untold.reset, lambda: untold.infer(random_observation(policy.spec, 1, np.random.default_rng(0), 0))):
-        with pytest.raises(ConfigError, match=r"diffusion-\w+ takes a prompt and has 0: set one"):
+        with pytest.raises(ConfigError, match=r"hrdt-\w+ takes a prompt and has 0: set one"):
             use()
     with pytest.raises(ConfigError, match="the prompt is empty"):
         untold.set_prompt("")
@@ -195,14 +229,14 @@ def test_a_prompt_for_a_policy_without_language_is_refused(new_policy, tmp_path)
 
 
 def test_evaluation_without_a_prompt_ends_with_one_line(new_policy, text, tmp_path, capsys):
-    path = save_checkpoint(tmp_path / "checkpoint", new_policy(text=text("t5")), {})
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("hrdt", text=text("t5")), {})
     assert armature(["eval", "--checkpoint", str(path)]) == 2
     assert "takes a prompt and has 0: set one" in capsys.readouterr().err
 
 
 def test_a_checkpoint_names_a_text_folder_that_changed(new_policy, folder_copy, tmp_path):
     folder = folder_copy("t5")
-    path = save_checkpoint(tmp_path / "checkpoint", new_policy(text=TextConfig(str(folder), 8)), {})
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("hrdt", text=TextConfig(str(folder), 8)), {})
     file = folder / "tokenizer.json"
     file.write_text(file.read_text().replace('"push"', '"pull"'))
     with pytest.raises(CheckpointError, match=r"text\.folder .*: its fingerprint is"):
@@ -212,10 +246,10 @@ def test_a_checkpoint_names_a_text_folder_that_changed(new_policy, folder_copy, 
 PROMPTS = ["lift the cube", "push it", "lift the cube", "push the can"]
 
 
-def test_windows_refer_to_the_prompts_of_their_episodes(train_config, record, text):
+def test_windows_refer_to_the_prompts_of_their_episodes(told_config, record, text):
     dataset = record([4, 3, 5, 2], prompts=["lift", "push", "can", "cube"])
-    policy = replace(train_config.policy, text=text("t5"), chunk_steps=4)
-    _, data = load_data(replace(train_config, dataset=dataset, policy=policy, validation_fraction=0.5))
+    policy = replace(told_config.policy, text=text("t5"), chunk_steps=4)
+    _, data = load_data(replace(told_config, dataset=dataset, policy=policy, validation_fraction=0.5))
     assert data.prompts == ("can", "cube", "lift", "push")
     counts = [
         each.batch(torch.arange(len(each)))[PROMPT].bincount(minlength=4) for each in (data.train, data.validation)
@@ -230,10 +264,10 @@ def test_windows_refer_to_the_prompts_of_their_episodes(train_config, record, te
     ]
 
 
-def test_training_with_prompts_resumes_exactly_and_follows_them(train_config, record, text, tmp_path):
+def test_training_with_prompts_resumes_exactly_and_follows_them(told_config, record, text, tmp_path):
     dataset = record([9, 8, 7, 6], prompts=PROMPTS)
-    policy = replace(train_config.policy, text=text("t5"))
-    through = replace(train_config, dataset=dataset, policy=policy, steps=4, out=tmp_path / "through")
+    policy = replace(told_config.policy, text=text("t5"))
+    through = replace(told_config, dataset=dataset, policy=policy, steps=4, out=tmp_path / "through")
     parts = replace(through, out=tmp_path / "parts")
     path = train(through)
     train(replace(parts, stop_at_step=2))
@@ -241,16 +275,16 @@ def test_training_with_prompts_resumes_exactly_and_follows_them(train_config, re
     weights = [(run.out / "checkpoint" / "weights.safetensors").read_bytes() for run in (through, parts)]
     assert weights[0] == weights[1]
     assert load_policy(path, prompt="push it").config.takes_prompt
-    with pytest.raises(ConfigError, match=r"--resume: policy is .*max_tokens"):
+    with pytest.raises(CheckpointError, match=r"does not fit this policy: .* is \(8, 32\), expected \(9, 32\)"):
         train(replace(parts, resume=True, policy=replace(policy, text=text("t5", max_tokens=9))))
 
 
-def test_an_episode_without_a_prompt_is_named_before_training(train_config, record, text):
+def test_an_episode_without_a_prompt_is_named_before_training(told_config, record, text):
     dataset = record([4, 4, 4], prompts=["lift", "", "push"])
-    config = replace(train_config, dataset=dataset, policy=replace(train_config.policy, text=text("t5")))
+    config = replace(told_config, dataset=dataset, policy=replace(told_config.policy, text=text("t5")))
     with pytest.raises(DatasetError, match="episodes without a prompt: 1; the policy takes one"):
         train(config)
-    assert not train_config.out.exists()
+    assert not told_config.out.exists()
     with pytest.raises(ConfigError, match="there is no such folder"):
         train(replace(config, policy=replace(config.policy, text=TextConfig("nowhere"))))
 
