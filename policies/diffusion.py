@@ -41,9 +41,9 @@ class DiffusionConfig:
     sampling_steps: int = 10
     """Steps of the sampler per chunk in inference, which is how often the network is called."""
     spacing: Literal["leading", "trailing"] = "leading"
-    """Where those steps lie: 10 of 100 at 90, 80, ..., 0 as published, or at 99, 89, ..., 9. From few leading steps the
-    first takes pure noise for a half-denoised chunk; trailing ones ask the network about pure noise itself, of which
-    `epsilon` says nothing: they are for `sample` and `v_prediction` (Lin et al. 2024, arXiv 2305.08891, part 3.3)."""
+    """Where those steps lie: 10 of 100 at 90, 80, ..., 0 as published, or at 99, 89, ..., 9. Of few leading steps the
+    first takes pure noise for a half-denoised chunk, which trailing ones do not (Lin et al. 2024, arXiv 2305.08891,
+    section 3.3). A single trailing one is of no use to `epsilon`: that noise is noise says nothing of the chunk."""
 
 
 class Diffusion(nn.Module):
