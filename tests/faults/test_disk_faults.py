@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -254,6 +255,16 @@ def test_row_47_a_read_only_dataset_is_not_recorded_to(dataset: Dataset, tmp_pat
     assert done.stdout.splitlines() == ["0", f"{dataset.path}: cannot be written to: {reason}"], done.stderr
 
 
+def await_acknowledged(acknowledged: list[dict[str, int]], wanted: dict[str, int]) -> None:
+    """Wait until every stream counts for so many samples; an acknowledgement names only those that have grown."""
+    deadline_s = time.monotonic() + 60
+    while dict(item for streams in list(acknowledged) for item in streams.items()) != {
+        name: count for name, count in wanted.items() if count
+    }:
+        assert time.monotonic() < deadline_s, acknowledged
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("fate", ["removed", "moved away", "replaced by a link", "replaced by another"])
 def test_row_47_a_dataset_that_goes_away_while_recording_is_a_fault(
     dataset: Dataset, tmp_path: Path, fate: str
@@ -262,10 +273,10 @@ def test_row_47_a_dataset_that_goes_away_while_recording_is_a_fault(
     acknowledged: list[dict[str, int]] = []
     with Recorder(dataset, CONFIG, lambda streams: acknowledged.append(dict(streams)), FastFs()) as recorder:
         recorder.start({})
+        added: dict[int, int] = {}
         for step in range(5):
-            add_step(recorder, dataset.streams, 0, step, {})
-        while not acknowledged or acknowledged[-1].get(LOSSLESS, 0) < 5:
-            pass
+            add_step(recorder, dataset.streams, 0, step, added)
+        await_acknowledged(acknowledged, {name: added.get(i, 0) for i, name in enumerate(dataset.streams)})
         dataset.path.rename(elsewhere)
         if fate == "removed":
             shutil.rmtree(elsewhere)
