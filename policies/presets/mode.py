@@ -25,9 +25,9 @@ def tiny(dataset: Path, out: Path) -> TrainConfig:
 def small(dataset: Path, out: Path) -> TrainConfig:
     """Training on a CPU within the hour."""
     policy = PolicyConfig(obs_steps=2)
-    method = ModeConfig(width=128, layers=4, heads=4, attention_dropout=0.1, sampling_steps=5)
+    method = ModeConfig(width=96, layers=3, heads=4, attention_dropout=0.1, sampling_steps=5)
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
-    return TrainConfig(dataset, out, policy, method, optimizer, preset="mode_small", steps=10_000, batch_size=128)
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="mode_small", steps=6000, batch_size=128)
 
 
 def paper(dataset: Path, out: Path) -> TrainConfig:
@@ -39,7 +39,6 @@ def paper(dataset: Path, out: Path) -> TrainConfig:
     vision = VisionConfig(network="resnet50", pooling="average", film=True, crop_margin_px=20)
     text = TextConfig("clip-vit-base-patch32", max_tokens=77, pooled=True)
     policy = PolicyConfig(chunk_steps=10, vision=vision, text=text)
+    method = ModeConfig(causal=True)
     optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.1, warmup_steps=6000)
-    return TrainConfig(
-        dataset, out, policy, ModeConfig(), optimizer, preset="mode_paper", steps=300_000, batch_size=512
-    )
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="mode_paper", steps=300_000, batch_size=512)

@@ -26,13 +26,13 @@ def small(dataset: Path, out: Path) -> TrainConfig:
     policy = PolicyConfig(obs_steps=2)
     method = ScoreConfig(width=128, layers=4, heads=4, attention_dropout=0.1)
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
-    return TrainConfig(dataset, out, policy, method, optimizer, preset="score_small", steps=10_000, batch_size=128)
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="score_small", steps=8000, batch_size=128)
 
 
 def paper(dataset: Path, out: Path) -> TrainConfig:
     """The published size, sampler and schedule (Reuss et al. 2023, Franka kitchen); without goals unless given."""
     policy = PolicyConfig(obs_steps=2)
     edm = EdmConfig(sampler="euler_ancestral", schedule="linear")
-    method = ScoreConfig(guidance=1.5, edm=edm)
+    method = ScoreConfig(causal=True, guidance=1.5, edm=edm)
     optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=0)
     return TrainConfig(dataset, out, policy, method, optimizer, preset="score_paper", steps=40_000, batch_size=1024)

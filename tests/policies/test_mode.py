@@ -180,12 +180,13 @@ def test_tokens_are_level_prompt_goal_states_images_actions():
     assert mode.action_position.shape == (4, 32)
 
 
-def test_an_action_does_not_see_later_ones():
-    mode, noise = mode_of(), torch.randn(1, 4, 3, generator=generator())
+@pytest.mark.parametrize("causal", [True, False])
+def test_an_action_does_not_see_later_ones_where_attention_is_causal(causal):
+    mode, noise = mode_of(causal=causal), torch.randn(1, 4, 3, generator=generator())
     later = noise.clone()
     later[:, 2:] += 0.1
     first, second = (mode.sample(context_of(1), n).actions for n in (noise, later))
-    assert torch.equal(first[:, :2], second[:, :2])
+    assert torch.equal(first[:, :2], second[:, :2]) == causal
     assert not torch.allclose(first[:, 2:], second[:, 2:])
 
 

@@ -39,7 +39,7 @@ def test_every_sampler_keeps_the_policy_protocol(new_policy, changes):
     check_policy(new_policy("score", observations=VECTORS, method={"edm": EdmConfig(**changes)}))
 
 
-def test_an_action_does_not_see_later_ones_unless_told_to():
+def test_an_action_does_not_see_later_ones_where_attention_is_causal():
     noise = torch.randn(1, 4, 3, generator=generator())
     later = noise.clone()
     later[:, 2:] += 1
@@ -119,6 +119,7 @@ def test_the_paper_preset_has_the_published_sizes():
     method = config.method
     assert (method.width, method.layers, method.heads, method.attention_dropout) == (360, 6, 6, 0.3)
     assert (config.steps, config.batch_size, method.sampling_steps) == (40_000, 1024, 3)
+    assert method.causal
     assert sigmas(method.edm, 3) == pytest.approx([1.0, 0.5025, 0.005, 0.0])
     with torch.device("meta"):
         blocks = Score(method, 9, 4, ContextSpec(obs_steps=1, state_dim=30, goal_steps=2)).network.blocks
