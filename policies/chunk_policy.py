@@ -5,7 +5,7 @@ Everything that is not a matter of the method is here: encoding, scaling, relati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ from policies.policy_config import PolicyConfig, relative_part
 from policies.registry import METHODS, method_class
 
 ACTION = "action"
+Engine = Callable[[Mapping[str, Tensor], Tensor, torch.Generator | None], Sampled]
+"""Stands in for `ChunkPolicy.sample`, for batches of one; see `policies.engine`."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class ChunkPolicy(nn.Module):
         self.encoder = ObservationEncoder(*seen)
         self.method = method_class(family)(method, self.spec.action.dim, config.chunk_steps, self.encoder.context_spec)
         self.action_layer = AffineLayer(normalizer.affine(ACTION))
+        self.engine: Engine | None = None
         self._goal: dict[str, Tensor] = {}
         self._episode = EpisodeState(torch.Generator())
 
@@ -113,7 +116,7 @@ class ChunkPolicy(nn.Module):
         return self.infer_batch([observation], [self._episode])[0]
 
     def infer_batch(self, observations: Sequence[Observation], episodes: Sequence[EpisodeState]) -> list[ActionChunk]:
-        """Answer an observation of each episode, each as `infer` would.
+        """Answer an observation of each episode, each as `infer` would; several at once without the engine.
 
         Only of a stochastic sampler the answers are others, though as likely: what it draws beyond the first noise
         comes from the first episode's generator for all.
@@ -121,12 +124,9 @@ class ChunkPolicy(nn.Module):
         if self.config.goal_steps and not self._goal:
             raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
         values = [self._checked(observation) for observation in observations]
-        shape = (self.config.chunk_steps, self.spec.action.dim)
-        noise = torch.stack([torch.randn(shape, generator=episode.generator) for episode in episodes])
-        device = self.action_layer.scale.device
-        batch = {n: torch.from_numpy(np.stack([v[n] for v in values])).to(device) for n in self.spec.observation.names}
-        batch |= {n: goal.to(device).expand(len(values), *goal.shape[1:]) for n, goal in self._goal.items()}
-        sampled = self.sample(batch, noise.to(device), episodes[0].generator)
+        noise = torch.stack([torch.randn(self.chunk_shape, generator=episode.generator) for episode in episodes])
+        sample = self.engine if self.engine is not None and len(values) == 1 else self.sample
+        sampled = sample(self.batch_of(values), noise.to(self.device), episodes[0].generator)
         chunks: list[ActionChunk] = []
         for i, (observation, episode) in enumerate(zip(observations, episodes, strict=True)):
             actions = sampled.actions[i].double().cpu().numpy()
@@ -142,6 +142,23 @@ class ChunkPolicy(nn.Module):
     ) -> ActionChunk:
         period_ns = self.spec.action.period_ns
         return ActionChunk(stamp_ns, stamp_ns, period_ns, actions, self.policy_id, sequence, diagnostics)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """Return (chunk_steps, D)."""
+        return self.config.chunk_steps, self.spec.action.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the policy computes."""
+        return self.action_layer.scale.device
+
+    def batch_of(self, values: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Tensor]:
+        """Put observations, arrays (obs_steps, *shape) each, and the goal on the policy's device: (B, steps, *shape)."""
+        stacked = {name: np.stack([each[name] for each in values]) for name in self.spec.observation.names}
+        batch = {name: torch.from_numpy(value).to(self.device) for name, value in stacked.items()}
+        goals = {name: goal.to(self.device).expand(len(values), *goal.shape[1:]) for name, goal in self._goal.items()}
+        return batch | goals
 
     def _checked(self, observation: Observation) -> dict[str, NDArray[Any]]:
         given = observation.values, self.obs_steps, "observation", self.policy_id

@@ -36,6 +36,7 @@ from data_collection.windows import Windows, load_windows, split_by_episode
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.dataset_torch import Goals, WindowTensors, batch_indices
+from policies.export import export_engine, require_exportable
 from policies.init_from import initialised, origin_of
 from policies.policy_config import relative_part
 from policies.presets.catalog import PRESETS
@@ -49,7 +50,7 @@ _LOSS_SMOOTHING = 0.98
 # May differ between a training and its continuation without changing what is learned.
 _FREE_TO_CHANGE = (
     *("dataset", "out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
-    *("windows", "cache"),
+    *("windows", "cache", "export"),
 )
 
 
@@ -79,7 +80,13 @@ def train(config: TrainConfig, command: str | None = None) -> Path:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():
         data, state = _prepare(config)
-        return _run(config, data, state, command or shlex.join(sys.argv))
+        if config.export:
+            # What cannot be exported is known before the first step.
+            require_exportable(state.average)
+        path = _run(config, data, state, command or shlex.join(sys.argv))
+        if config.export and state.step == config.steps:
+            export_engine(path)
+        return path
 
 
 def load_data(config: TrainConfig) -> tuple[Dataset, TrainData]:

@@ -63,6 +63,8 @@ class TrainConfig:
     """Continue from `out`/training_state."""
     save_dtype: SaveDtype = "float32"
     """float16 halves the checkpoint; it is computed in float32 either way."""
+    export: bool = False
+    """Also write the engine of the checkpoint (`armature export`), once the training is complete."""
     device: str = "cpu"
     threads: int | None = None
     """CPU threads of torch; None leaves torch's own choice."""

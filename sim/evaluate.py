@@ -57,6 +57,8 @@ class EvalConfig:
     scheduler: Annotated[SchedulerConfig, tyro.conf.arg(name="")] = field(default_factory=default_scheduler)
     device: str = "cpu"
     """Where the checkpoint runs: cpu, cuda, cuda:1, ..."""
+    engine: str = "eager"
+    """How it runs: eager, or one that is faster and equal to 1e-4: auto, openvino, compiled, cuda_graph."""
     json: Path | None = None
     """Write the result here as JSON."""
     success_min: float = 0.0
@@ -103,6 +105,7 @@ def summarize(config: EvalConfig, policy: Policy, results: list[EpisodeResult], 
     return {
         "task": config.task,
         "policy_id": policy.policy_id,
+        "engine": config.engine,
         "spec_fingerprint": policy.spec.fingerprint,
         "scheduler": to_plain(config.scheduler),
         "seeds": [result.seed for result in results],
@@ -132,7 +135,7 @@ def _load(config: EvalConfig) -> tuple[Policy, SimConfig]:
         return make_expert(sim_config), sim_config
     from policies.checkpoint import load_policy
 
-    policy = load_policy(config.checkpoint, config.device)
+    policy = load_policy(config.checkpoint, config.device, config.engine)
     return policy, _world_for(config, policy)
 
 
