@@ -19,6 +19,7 @@ from torch._decomp import core_aten_decompositions
 from torch._ops import OpOverload
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, get_proxy_slot, make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -141,7 +142,10 @@ def _pure(function: Callable[..., Any], example: tuple[Tensor, ...]) -> fx.Graph
     """Trace `function` to a graph in which no operation changes a tensor in place."""
     # Engines know the forward operations; those of autograd become products and sums.
     backward = {op: rule for op, rule in core_aten_decompositions().items() if "backward" in str(op)}
-    with torch.no_grad(), torch.compiler._compile_session_context():
+    # Those of a CPU do not know the fused attention with shared keys, nor its gradient; a GPU's are made of torch's own.
+    fused = () if example[-1].device.type == "cpu" else (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
+    attention = sdpa_kernel([SDPBackend.MATH, *fused])
+    with torch.no_grad(), attention, torch.compiler._compile_session_context():
         module = _without_dead_code(make_fx(function, decomposition_table=backward)(*example))
         if any(node.target._schema.is_mutable for node in module.graph.nodes if isinstance(node.target, OpOverload)):
             module = _without_dead_code(make_fx(functionalize(module))(*example))
