@@ -154,7 +154,7 @@ class ChunkPolicy(nn.Module):
         return self.action_layer.scale.device
 
     def batch_of(self, values: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Tensor]:
-        """Put observations, arrays (obs_steps, *shape) each, and the goal on the policy's device: (B, steps, *shape)."""
+        """Put observations, arrays (obs_steps, *shape) each, and the goal on the device, (B, steps, *shape)."""
         stacked = {name: np.stack([each[name] for each in values]) for name in self.spec.observation.names}
         batch = {name: torch.from_numpy(value).to(self.device) for name, value in stacked.items()}
         goals = {name: goal.to(self.device).expand(len(values), *goal.shape[1:]) for name, goal in self._goal.items()}

@@ -75,7 +75,7 @@ def make_engine(name: str, policy: ChunkPolicy, path: Path, sums: Mapping[str, s
     absent, damaged or of other weights, and for an engine whose actions differ from eager's.
     """
     require_known(name)
-    device = policy.action_layer.scale.device.type
+    device = policy.device.type
     name = _fastest(device, path) if name == "auto" else name
     if name == "eager":
         return None

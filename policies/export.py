@@ -41,6 +41,7 @@ def export_engine(path: Path | str) -> Path:
     Raises CheckpointError on a bad checkpoint or an engine that is not exact enough, which is not kept, and ConfigError
     when the policy cannot be one graph.
     """
+    openvino_runtime.require_installed()
     path = Path(path)
     policy, sums = load_policy(path), read_document(path)[SHA256]
     graph = trace_sampling(policy)

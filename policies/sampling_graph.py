@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from armature.errors import ConfigError
 from armature.testing import random_observation
 from policies.chunk_policy import ChunkPolicy
+from policies.context import GOAL
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,14 @@ def trace_sampling(policy: ChunkPolicy) -> SamplingGraph:
 
 
 def example_inputs(policy: ChunkPolicy, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    """Draw a valid observation as a batch of one, and noise."""
-    observation = random_observation(policy.spec, policy.obs_steps, np.random.default_rng(seed), 0)
-    generator = torch.Generator().manual_seed(seed)
-    device = policy.action_layer.scale.device
-    noise = torch.randn(policy.noise_shape, generator=generator).to(device)
-    return policy.batch_of_one(observation.values), noise
+    """Draw a valid observation as a batch of one, with a goal where the policy takes one, and noise."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    values = policy.batch_of([random_observation(policy.spec, policy.obs_steps, rng, 0).values])
+    if policy.config.goal_steps:
+        goal = random_observation(policy.spec, policy.config.goal_steps, rng, 0).values
+        names = [array.name for array in policy.spec.observation.vectors]
+        values |= {f"{GOAL}{name}": torch.from_numpy(goal[name])[None].to(policy.device) for name in names}
+    return values, torch.randn((1, *policy.chunk_shape), generator=generator).to(policy.device)
 
 
 class _Draws(TorchFunctionMode):
@@ -142,14 +145,34 @@ def _pure(function: Callable[..., Any], example: tuple[Tensor, ...]) -> fx.Graph
     """Trace `function` to a graph in which no operation changes a tensor in place."""
     # Engines know the forward operations; those of autograd become products and sums.
     backward = {op: rule for op, rule in core_aten_decompositions().items() if "backward" in str(op)}
-    # Those of a CPU do not know the fused attention with shared keys, nor its gradient; a GPU's are made of torch's own.
+    # Those of a CPU know neither fused attention with shared keys nor its gradient; those of a GPU keep torch's own.
     fused = () if example[-1].device.type == "cpu" else (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
     attention = sdpa_kernel([SDPBackend.MATH, *fused])
     with torch.no_grad(), attention, torch.compiler._compile_session_context():
         module = _without_dead_code(make_fx(function, decomposition_table=backward)(*example))
-        if any(node.target._schema.is_mutable for node in module.graph.nodes if isinstance(node.target, OpOverload)):
+        for node in _in_place(module):
+            _spare(node)
+        # The general way costs as much as tracing did.
+        if _in_place(module):
             module = _without_dead_code(make_fx(functionalize(module))(*example))
+    module.recompile()
     return module
+
+
+def _in_place(module: fx.GraphModule) -> list[fx.Node]:
+    operations = [node for node in module.graph.nodes if isinstance(node.target, OpOverload)]
+    return [node for node in operations if node.target._schema.is_mutable]
+
+
+def _spare(node: fx.Node) -> None:
+    """Give `node` a result of its own where it writes to one that is fresh and read by nobody else."""
+    name, overload = node.target._schema.name.removeprefix("aten::"), node.target._overloadname
+    source = node.args[0]
+    is_fresh = isinstance(source.target, OpOverload) and all(
+        r.alias_info is None for r in source.target._schema.returns
+    )
+    if is_fresh and len(source.users) == 1 and name.endswith("_"):
+        node.target = getattr(getattr(torch.ops.aten, name.removesuffix("_")), overload)
 
 
 def _without_dead_code(module: fx.GraphModule) -> fx.GraphModule:

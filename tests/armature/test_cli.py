@@ -70,7 +70,6 @@ def test_an_unknown_verb_names_the_valid_ones_in_a_real_process():
     )
     assert result.returncode == 2
     assert (
-        result.stderr
-        == "armature: unknown verb 'dmo'. Did you mean 'demo'? "
+        result.stderr == "armature: unknown verb 'dmo'. Did you mean 'demo'? "
         "Valid: collect, data, demo, eval, export, replay, train, up\n"
     )

@@ -66,7 +66,7 @@ def exported(tmp_path_factory, new_policy):
 @pytest.fixture
 def engine_folder(exported, tmp_path):
     """Return a checkpoint with its engine, to be spoilt."""
-    return Path(shutil.copytree(exported("diffusion"), tmp_path / "checkpoint"))
+    return Path(shutil.copytree(exported("bc"), tmp_path / "checkpoint"))
 
 
 @every_family
@@ -82,6 +82,25 @@ def test_the_graph_of_a_family_gives_its_chunks(new_policy, family):
         torch.testing.assert_close(found, figure, rtol=1e-4, atol=1e-5)
 
 
+def test_a_graph_changes_nothing_in_place(new_policy):
+    def written(noise, generator):
+        seen = noise.expand(2, *noise.shape)
+        own = noise * 2
+        own.mul_(3).add_(1)
+        own[:, 0] = 0
+        return own + seen[0]
+
+    policy = new_policy()
+    policy.method = Drawing(written)
+    graph, inputs = trace_sampling(policy), example_inputs(policy, seed=4)
+    given = [*inputs[0].values(), inputs[1].clone()]
+    actions = graph.module(*given)[0]
+    assert torch.equal(given[-1], inputs[1])
+    torch.testing.assert_close(actions, policy.sample(*inputs).actions)
+    targets = [node.target for node in graph.module.graph.nodes if node.op == "call_function"]
+    assert not [t for t in targets if getattr(t, "_schema", None) and t._schema.is_mutable]
+
+
 @needs_openvino
 @every_family
 def test_openvino_gives_the_chunks_of_eager(exported, family):
@@ -92,6 +111,26 @@ def test_openvino_gives_the_chunks_of_eager(exported, family):
     for a, b in zip(expected, found, strict=True):
         assert b.diagnostics == pytest.approx(a.diagnostics, rel=1e-3, abs=1e-4)
     check_policy(engine)
+
+
+@needs_openvino
+def test_the_goal_is_an_input_of_the_engine(new_policy, tmp_path):
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("score", goal_steps=1), {})
+    export_engine(path)
+    eager, engine = (load_policy(path, engine=name) for name in ("eager", "openvino"))
+    rng = np.random.default_rng(5)
+    goals = [random_observation(eager.spec, 1, rng, 0).values for _ in range(2)]
+
+    def chunks(policy):
+        found = []
+        for goal in goals:
+            policy.set_goal(goal)
+            found += chunks_of(policy)[:1]
+        return found
+
+    expected, found = chunks(eager), chunks(engine)
+    assert difference_n(eager, *([chunk] for chunk in expected)) > 10 * PARITY_N
+    assert difference_n(eager, expected, found) <= PARITY_N
 
 
 @needs_openvino
@@ -110,11 +149,11 @@ def test_openvino_gives_the_chunks_of_the_embedded_checkpoint(tmp_path):
 
 @needs_openvino
 def test_an_engine_computes_for_one_observation_at_a_time(exported, batch_of):
-    policy = load_policy(exported("diffusion"), engine="openvino")
+    policy = load_policy(exported("bc"), engine="openvino")
     batch = {name: value for name, value in batch_of(policy, 2).items() if name != "action"}
     with pytest.raises(InvalidValue, match=r"got .*\(2, 1, 2\).* it was made for .*\(1, 1, 2\)"):
-        policy.engine(batch, torch.zeros(2, *policy.noise_shape[1:]))
-    assert policy.sample(batch, torch.zeros(2, *policy.noise_shape[1:])).actions.shape[0] == 2
+        policy.engine(batch, torch.zeros(2, *policy.chunk_shape))
+    assert policy.sample(batch, torch.zeros(2, *policy.chunk_shape)).actions.shape[0] == 2
 
 
 def test_a_result_that_is_not_finite_is_refused():
@@ -125,7 +164,7 @@ def test_a_result_that_is_not_finite_is_refused():
 
 
 def test_an_engine_that_differs_from_eager_is_refused(new_policy):
-    policy = new_policy()
+    policy = new_policy("bc")
     graph = trace_sampling(policy)
 
     def off_by(much):
@@ -156,7 +195,7 @@ def test_draws_from_the_generator_become_inputs_in_their_order(new_policy):
 
     policy.method = Drawing(twice)
     graph = trace_sampling(policy)
-    assert graph.signature.draws == (policy.noise_shape, policy.noise_shape)
+    assert graph.signature.draws == 2 * ((1, *policy.chunk_shape),)
     engine = GraphEngine("compiled", graph.signature, lambda inputs: graph.module(*inputs))
     inputs = example_inputs(policy, seed=5)
     found, expected = (each(*inputs, torch.Generator().manual_seed(9)) for each in (engine, policy.sample))
@@ -258,7 +297,7 @@ def test_a_missing_package_is_named_and_auto_does_without(new_policy, tmp_path, 
 
 @needs_openvino
 def test_training_with_export_writes_the_engine_once_it_is_complete(dataset, tmp_path):
-    config = replace(PRESETS["diffusion_tiny"](dataset, tmp_path / "run"), steps=2, export=True)
+    config = replace(PRESETS["bc_tiny"](dataset, tmp_path / "run"), steps=2, export=True)
     path = train(replace(config, stop_at_step=1))
     assert not (path / ENGINE).exists()
     train(replace(config, resume=True))
@@ -269,7 +308,7 @@ def test_training_with_export_writes_the_engine_once_it_is_complete(dataset, tmp
 
 @needs_openvino
 def test_the_verb_says_where_the_engine_lies(new_policy, tmp_path, capsys):
-    path = save_checkpoint(tmp_path / "checkpoint", new_policy(), {})
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("bc"), {})
     assert main([str(path), "--threads", "1"]) == 0
     assert f"engine: {path / ENGINE}" in capsys.readouterr().err
 
