@@ -15,6 +15,7 @@ VERBS = {
     "eval": "sim.evaluate:main",
     "collect": "sim.collect:main",
     "train": "policies.train:main",
+    "export": "policies.export:main",
     "data": "data_collection.cli:main",
     "replay": "sim.replay:main",
 }

@@ -23,10 +23,10 @@ KEPT: list[object] = []
 """What torch would forget with the last reference."""
 
 
-def import_dataset() -> type:
-    """Import LeRobotDataset, also where torchvision's compiled operators do not load, as without CUDA.
+def import_torchvision() -> None:
+    """Import torchvision, also where its compiled operators do not load, as without CUDA.
 
-    lerobot imports torchvision and uses none of them here.
+    lerobot imports it and uses none of them here.
     """
     try:
         import torchvision  # noqa: F401
@@ -37,6 +37,11 @@ def import_dataset() -> type:
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         KEPT.append(library)
+
+
+def import_dataset() -> type:
+    """Import LeRobotDataset."""
+    import_torchvision()
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     return LeRobotDataset

@@ -46,21 +46,32 @@ def save_checkpoint(
     return Path(path)
 
 
-def load_policy(path: Path | str, device: str = "cpu", prompt: str | None = None) -> ChunkPolicy:
+def load_policy(
+    path: Path | str, device: str = "cpu", prompt: str | None = None, engine: str = "eager"
+) -> ChunkPolicy:
     """Build the policy of a checkpoint, ready for inference; one that is told what to do is told `prompt`.
 
-    Raises CheckpointError when the folder is absent, damaged, of an unknown family or does not fit the code, and
-    MissingStatistics when its normaliser lacks a field that the policy needs. Folders of pretrained encoders must be
-    those it was trained with. Raises ConfigError for a prompt that the policy does not take.
+    `engine` is one of `policies.engine`. Raises CheckpointError when the folder is absent, damaged, of an unknown
+    family or does not fit the code, and MissingStatistics when its normaliser lacks a field that the policy needs.
+    Folders of pretrained encoders must be those it was trained with. Raises ConfigError for a prompt that the policy
+    does not take. What an engine may raise says `policies.engine.make_engine`.
     """
     path = Path(path)
+    if engine != "eager":
+        # Tracing and compiling need much that eager policies do without.
+        from policies.engine import make_engine, require_known
+
+        require_known(engine)
     document, weights = _FOLDER.read(path)
     policy = build_policy(path / DOCUMENT, document)
     _load_weights(path / WEIGHTS, policy, weights)
     policy.policy_id = f"{policy.family}-{document[SHA256][WEIGHTS][:12]}"
     if prompt is not None:
         policy.set_prompt(prompt)
-    return policy.requires_grad_(False).eval().to(device)
+    policy.requires_grad_(False).eval().to(device)
+    if engine != "eager":
+        policy.engine = make_engine(engine, policy, path, document[SHA256])
+    return policy
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:

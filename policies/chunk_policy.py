@@ -5,7 +5,7 @@ Everything that is not a matter of the method is here: encoding, scaling, relati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,8 @@ from policies.policy_config import PolicyConfig, relative_part
 from policies.registry import METHODS, method_class
 
 ACTION = "action"
+Engine = Callable[[Mapping[str, Tensor], Tensor, torch.Generator | None], Sampled]
+"""Stands in for `ChunkPolicy.sample`, for batches of one; see `policies.engine`."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ class ChunkPolicy(nn.Module):
         self.encoder = ObservationEncoder(*seen, config.goal_steps, shape_of(config.text))
         self.method = self._make_method()
         self.action_layer = AffineLayer(normalizer.affine(ACTION))
+        self.engine: Engine | None = None
         self._goal: dict[str, Tensor] = {}
         self._episode = EpisodeState(torch.Generator())
 
@@ -144,15 +147,18 @@ class ChunkPolicy(nn.Module):
         return self.infer_batch([observation], [self._episode])[0]
 
     def infer_batch(self, observations: Sequence[Observation], episodes: Sequence[EpisodeState]) -> list[ActionChunk]:
-        """Answer an observation of each episode, each as `infer` would.
+        """Answer an observation of each episode, each as `infer` would; several at once without the engine.
 
         Only of a stochastic sampler the answers are others, though as likely: what it draws beyond the first noise
         comes from the first episode's generator for all.
         """
-        batch, seen = self._batch_of(observations)
-        shape = (self.config.chunk_steps, self.spec.action.dim)
-        noise = torch.stack([torch.randn(shape, generator=episode.generator) for episode in episodes])
-        sampled = self.sample(batch, noise.to(self.action_layer.scale.device), episodes[0].generator)
+        self._require_prompt()
+        if self.config.goal_steps and not self._goal:
+            raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
+        seen = [self._checked(observation) for observation in observations]
+        noise = torch.stack([torch.randn(self.chunk_shape, generator=episode.generator) for episode in episodes])
+        sample = self.engine if self.engine is not None and len(seen) == 1 else self.sample
+        sampled = sample(self.batch_of(seen), noise.to(self.device), episodes[0].generator)
         chunks: list[ActionChunk] = []
         for i, (observation, episode) in enumerate(zip(observations, episodes, strict=True)):
             actions = sampled.actions[i].double().cpu().numpy()
@@ -163,20 +169,6 @@ class ChunkPolicy(nn.Module):
             chunks.append(self._chunk(observation.stamp_ns, actions, episode.sequence, diagnostics))
         return chunks
 
-    def _batch_of(self, observations: Sequence[Observation]) -> tuple[dict[str, Tensor], list[dict[str, NDArray[Any]]]]:
-        """Check the observations; return them as a batch, with goal and prompt, and one by one."""
-        self._require_prompt()
-        if self.config.goal_steps and not self._goal:
-            raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
-        seen = [self._checked(observation) for observation in observations]
-        batch = {
-            name: torch.from_numpy(np.stack([each[name] for each in seen])) for name in self.spec.observation.names
-        }
-        batch |= {name: goal.expand(len(seen), *goal.shape[1:]) for name, goal in self._goal.items()}
-        if self.config.takes_prompt:
-            batch[PROMPT] = torch.zeros(len(seen), dtype=torch.int64)
-        return {name: value.to(self.action_layer.scale.device) for name, value in batch.items()}, seen
-
     def _chunk(
         self, stamp_ns: int, actions: NDArray[np.float64], sequence: int, diagnostics: Mapping[str, float]
     ) -> ActionChunk:
@@ -186,6 +178,25 @@ class ChunkPolicy(nn.Module):
     def _require_prompt(self) -> None:
         if self.encoder.prompts is not None and len(self.encoder.prompts) != 1:
             raise ConfigError(f"{self.policy_id} takes a prompt and has {len(self.encoder.prompts)}: set one")
+
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """Return (chunk_steps, D)."""
+        return self.config.chunk_steps, self.spec.action.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the policy computes."""
+        return self.action_layer.scale.device
+
+    def batch_of(self, values: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Tensor]:
+        """Put observations, arrays (obs_steps, *shape) each, on the policy's device, with the goal and the prompt."""
+        names = self.spec.observation.names
+        batch = {name: torch.from_numpy(np.stack([each[name] for each in values])) for name in names}
+        batch |= {name: goal.expand(len(values), *goal.shape[1:]) for name, goal in self._goal.items()}
+        if self.config.takes_prompt:
+            batch[PROMPT] = torch.zeros(len(values), dtype=torch.int64)
+        return {name: value.to(self.device) for name, value in batch.items()}
 
     def _checked(self, observation: Observation) -> dict[str, NDArray[Any]]:
         given = observation.values, self.obs_steps, "observation", self.policy_id

@@ -40,14 +40,14 @@ class TensorFolder:
         """Write the folder at `path`, in place of one that is there; a crash leaves the old one or the new one."""
         document = {**self._head, **document}
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        sums = {self.tensors_name: hashlib.sha256(content).hexdigest(), self.document_name: _digest(document)}
+        sums = {self.tensors_name: hashlib.sha256(content).hexdigest(), self.document_name: digest(document)}
         text = json.dumps({**document, SHA256: sums}, indent=1, allow_nan=False) + "\n"
-        _replace_folder(path, {self.tensors_name: content, self.document_name: text.encode()})
+        replace_folder(path, {self.tensors_name: content, self.document_name: text.encode()})
 
     def read(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return document and tensors; raise CheckpointError naming what is absent, damaged or not known."""
         document = self._read_document(path)
-        content = _read_file(path / self.tensors_name)
+        content = read_file(path / self.tensors_name)
         found, expected = hashlib.sha256(content).hexdigest(), document[SHA256][self.tensors_name]
         if found != expected:
             sums = f"sha256 {found[:12]}…, expected {expected[:12]}…"
@@ -70,14 +70,14 @@ class TensorFolder:
             raise CheckpointError(f"{path}: there is no such folder. {beside(path, self.document_name)}")
         file = path / self.document_name
         try:
-            document = json.loads(_read_file(file))
+            document = json.loads(read_file(file))
         except ValueError as error:
             raise CheckpointError(f"{file}: is not JSON: {error}") from error
         self._check_keys(file, document)
         sums = document[SHA256]
         if not isinstance(sums, dict) or set(sums) != {self.tensors_name, self.document_name}:
             raise CheckpointError(f"{file}: '{SHA256}' must name {self.tensors_name} and {self.document_name}")
-        if _digest(document) != sums[self.document_name]:
+        if digest(document) != sums[self.document_name]:
             raise CheckpointError(f"{file}: was changed after it was saved (its sha256 differs)")
         return document
 
@@ -95,20 +95,22 @@ class TensorFolder:
             raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
 
 
-def _digest(document: Mapping[str, Any]) -> str:
+def digest(document: Mapping[str, Any]) -> str:
     """Hash a document's values, whatever their layout in the file, without its own checksums."""
     rest = {key: value for key, value in document.items() if key != SHA256}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the content of a file; raise CheckpointError when it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of `files` at `path`, in place of one that is there; a crash leaves the old one or the new one."""
     draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("draft", "old"))
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -29,6 +29,7 @@ from armature.errors import ConfigError, InvalidValue, unknown
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.dataset_torch import batch_indices
+from policies.export import export_engine, require_exportable
 from policies.init_from import initialised, origin_of
 from policies.presets.catalog import PRESETS
 from policies.provenance import provenance
@@ -45,7 +46,7 @@ from policies.training_state import NotFinite, TrainingState, learning_rate
 # May differ between a training and its continuation without changing what is learned.
 _FREE_TO_CHANGE = (
     *("dataset", "out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
-    *("windows", "cache", "rollout"),
+    *("windows", "cache", "rollout", "export"),
 )
 
 
@@ -64,7 +65,13 @@ def train(config: TrainConfig, command: str | None = None) -> Path:
     with torch.random.fork_rng(), open_workers(config.device, config.precision, config.accumulate_steps) as workers:
         _check_parts(config, workers)
         data, state = _prepare(config, workers)
-        return _Run(config, data, state, command or shlex.join(sys.argv)).finish()
+        if config.export:
+            # What cannot be exported is known before the first step.
+            require_exportable(state.average)
+        path = _Run(config, data, state, command or shlex.join(sys.argv)).finish()
+        if config.export and state.step == config.steps and workers.is_main:
+            export_engine(path)
+        return path
 
 
 def main(argv: list[str]) -> int:

@@ -98,6 +98,8 @@ class TrainConfig:
     """Continue from `out`/training_state."""
     save_dtype: SaveDtype = "float32"
     """float16 halves the checkpoint; it is computed in float32 either way."""
+    export: bool = False
+    """Also write the engine of the checkpoint (`armature export`), once the training is complete."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ...; of many processes on GPUs each takes its own."""
     threads: int | None = None

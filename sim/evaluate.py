@@ -59,6 +59,8 @@ class EvalConfig:
     scheduler: Annotated[SchedulerConfig, tyro.conf.arg(name="")] = field(default_factory=default_scheduler)
     device: str = "cpu"
     """Where the checkpoint runs: cpu, cuda, cuda:1, ..."""
+    engine: str = "eager"
+    """How it runs: eager, or one that is faster and equal to 1e-4: auto, openvino, compiled, cuda_graph."""
     json: Path | None = None
     """Write the result here as JSON."""
     success_min: float = 0.0
@@ -132,6 +134,7 @@ def summarize(config: EvalConfig, policy: Policy, results: list[EpisodeResult], 
         "task": config.task,
         "policy_id": policy.policy_id,
         "prompt": config.prompt,
+        "engine": config.engine,
         "spec_fingerprint": policy.spec.fingerprint,
         "scheduler": to_plain(config.scheduler),
         "seeds": [result.seed for result in results],
@@ -163,7 +166,7 @@ def _load(config: EvalConfig) -> tuple[Policy, SimConfig]:
         return make_expert(sim_config), sim_config
     from policies.checkpoint import load_policy
 
-    policy = load_policy(config.checkpoint, config.device, config.prompt)
+    policy = load_policy(config.checkpoint, config.device, config.prompt, config.engine)
     # Now, before the world is built, it says whether it lacks a prompt.
     policy.reset()
     return policy, world_for(policy.spec, config.task, config.horizon_steps, config.render_profile)

@@ -122,7 +122,7 @@ def make_policy(spec: RobotSpec, family: str = "diffusion", seed: int = 0, metho
     ).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_policy(spec):
     """Return a function that makes an untrained policy: new_policy(family, seed=0, method={...}, **policy_changes)."""
     return lambda *family, **changes: make_policy(spec, *family, **changes)

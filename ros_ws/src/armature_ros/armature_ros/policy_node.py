@@ -45,6 +45,8 @@ class PolicyNodeConfig:
     """What to tell a checkpoint that was trained with prompts; empty for any other policy."""
     robot: RobotConfig = field(default_factory=RobotConfig)
     device: str = "cpu"
+    engine: str = "eager"
+    """How a checkpoint computes: eager, auto, openvino, compiled or cuda_graph; see `policies/engine.py`."""
     lockstep: bool = False
     execute_steps: int = 8
     """How many actions of a chunk are executed before the next observation is answered."""
@@ -220,7 +222,7 @@ def _load_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
         return policy
     from policies.checkpoint import load_policy
 
-    policy = load_policy(config.policy, config.device, config.prompt or None)
+    policy = load_policy(config.policy, config.device, config.prompt or None, config.engine)
     require_compatible(policy.spec, offered, f"checkpoint {config.policy}")
     # The first answer of an episode must not pay for lazy initialisation.
     policy.infer(random_observation(policy.spec, policy.obs_steps, np.random.default_rng(0), 0))
