@@ -46,9 +46,7 @@ def save_checkpoint(
     return Path(path)
 
 
-def load_policy(
-    path: Path | str, device: str = "cpu", prompt: str | None = None, engine: str = "eager"
-) -> ChunkPolicy:
+def load_policy(path: Path | str, device: str = "cpu", prompt: str | None = None, engine: str = "eager") -> ChunkPolicy:
     """Build the policy of a checkpoint, ready for inference; one that is told what to do is told `prompt`.
 
     `engine` is one of `policies.engine`. Raises CheckpointError when the folder is absent, damaged, of an unknown
