@@ -30,7 +30,7 @@ from rich.table import Table
 
 from armature.config import to_plain
 from armature.control.observation_buffer import ObservationBuffer
-from armature.errors import ConfigError
+from armature.errors import ConfigError, unknown
 from armature.types import Observation
 from data_collection.converters.diffusion_policy.importer import ImportConfig, open_source
 from data_collection.converters.importing import import_source
@@ -112,8 +112,10 @@ def trained(family: str, arguments: PushtArguments, quick: bool) -> Path:
 
     Raises ConfigError where something else is there.
     """
+    if (preset := f"pusht_{family}") not in PRESETS:
+        raise ConfigError(unknown("recipe", preset, PRESETS))
     out = arguments.out / ("quick" if quick else "") / family
-    config = PRESETS[f"pusht_{family}"](_dataset(arguments), out)
+    config = PRESETS[preset](_dataset(arguments), out)
     config = replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
     if (out / "checkpoint").exists():
         _require_same(config)

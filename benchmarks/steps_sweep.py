@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import tyro
 from harness import ROOT, Arguments, Criterion, at_least, main
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -31,8 +30,8 @@ from policies.chunk_policy import ChunkPolicy
 from policies.registry import METHODS
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
-from sim.rollout import rollout
 from sim.tasks import SimConfig
+from sim.vector_rollout import vector_rollout
 
 EVALUATIONS = (1, 2, 3, 5, 10, 50, 100)
 QUICK_EVALUATIONS, QUICK_EPISODES = (1, 10), 2
@@ -115,36 +114,18 @@ def with_evaluations(policy: ChunkPolicy, number: int) -> ChunkPolicy:
 
 
 def evaluate(policy: ChunkPolicy, evaluations: int, episodes: int) -> Point:
-    """Run the episodes one after the other, in simulated time."""
-    world = CoverageEnv(make_env(SimConfig("pusht", cameras=False)))
-    limits, coverages, successes = limits_for(world.robot_spec.action), [], 0
+    """Run all episodes at once, in simulated time."""
+    worlds = [make_env(SimConfig("pusht", cameras=False)) for _ in range(episodes)]
+    seeds = range(FIRST_SEED, FIRST_SEED + episodes)
     try:
-        for seed in range(FIRST_SEED, FIRST_SEED + episodes):
-            successes += rollout(world, policy, seed, default_scheduler(), limits).success
-            coverages.append(world.coverage)
+        limits = limits_for(worlds[0].robot_spec.action)
+        results = vector_rollout(worlds, policy, seeds, default_scheduler(), limits)
     finally:
-        world.close()
-    return Point(policy.family, evaluations, float(np.mean(coverages)), successes, chunk_ms(policy), tuple(coverages))
-
-
-class CoverageEnv:
-    """Push-T that remembers the largest coverage of the episode."""
-
-    def __init__(self, env: Any) -> None:
-        self._env = env
-        self.robot_spec, self.measured_action, self.close = env.robot_spec, env.measured_action, env.close
-        self.coverage = 0.0
-
-    def reset(self, *, seed: int) -> Any:
-        """Begin an episode."""
-        self.coverage = 0.0
-        return self._env.reset(seed=seed)
-
-    def step(self, action: NDArray[Any]) -> Any:
-        """Let a period pass."""
-        *outcome, info = self._env.step(action)
-        self.coverage = max(self.coverage, info["coverage"])
-        return *outcome, info
+        for world in worlds:
+            world.close()
+    coverages = tuple(result.maxima["coverage"] for result in results)
+    successes = sum(result.success for result in results)
+    return Point(policy.family, evaluations, float(np.mean(coverages)), successes, chunk_ms(policy), coverages)
 
 
 def chunk_ms(policy: ChunkPolicy) -> float:

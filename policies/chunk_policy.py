@@ -64,6 +64,7 @@ class ChunkPolicy(nn.Module):
         self.action_layer = AffineLayer(normalizer.affine(ACTION))
         self.engine: Engine | None = None
         self._goal: dict[str, Tensor] = {}
+        self.prompts: tuple[str, ...] = ()
         self._episode = EpisodeState(torch.Generator())
 
     def _make_method(self) -> Any:
@@ -117,6 +118,7 @@ class ChunkPolicy(nn.Module):
         if "" in prompts:
             raise ConfigError(f"{self.policy_id}: the prompt is empty")
         self.encoder.prompts.fill(embed_prompts(self.config.text, prompts))
+        self.prompts = tuple(prompts)
 
     def set_prompt(self, prompt: str) -> None:
         """Tell the policy what to do from the next chunk on; raise ConfigError as `set_prompts` does."""

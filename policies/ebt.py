@@ -78,9 +78,8 @@ class EbtConfig:
     truncate: bool = False
     """Only the last step has a loss; otherwise it is the mean over the steps."""
     train_starts: int = 1
-    """Noises tried for each sample in training: the one that `steps_max` steps bring nearest to the recorded chunk
-    learns, the others leave the rest of the landscape to other chunks (implicit maximum likelihood, Li and Malik 2018).
-    """
+    """Noises tried for each sample in training: the one that a step brings nearest to the recorded chunk learns, the
+    others are left to other chunks (implicit maximum likelihood, Li and Malik 2018)."""
     data_starts: float = 0.0
     """Share of the samples that start in training between noise and the recorded chunk, evenly spread."""
     steps_max: int = 2
@@ -128,7 +127,8 @@ def refine(
         actions, velocity = actions.detach(), velocity.detach()
     actions = normalised(actions) if config.normalise else actions
     actions = actions if noise is None else actions + noise
-    with torch.enable_grad():
+    # Autocast would take hold of the gradient's own products, too.
+    with torch.enable_grad(), torch.autocast(actions.device.type, enabled=False):
         ahead = actions + config.momentum * velocity
         if not ahead.requires_grad:
             ahead.requires_grad_()
@@ -164,7 +164,8 @@ class Ebt(nn.Module):
     def loss(self, actions: Tensor, context: Context, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the chunks after the steps of a refinement.
 
-        Without gradients (a validation) the refinement is the same, and nothing is kept for a second derivative.
+        Without gradients (a validation) the refinement is the same, and nothing is kept for a second derivative. An
+        energy that is not finite makes the loss so.
         """
         config, memory = self.config, self.memory(context)
         steps = config.train_steps + _draw_count(config.train_steps_extra, generator)
@@ -176,7 +177,6 @@ class Ebt(nn.Module):
             create_graph = torch.is_grad_enabled() and (has_loss or not config.detach)
             energy = partial(self.energy_net, memory=memory)
             trace.append(refine(energy, trace[-1], sizes, config, noise, create_graph))
-        _require_finite(trace[1:])
         compared = trace[-1:] if config.truncate else trace[1:]
         return torch.stack([nn.functional.mse_loss(state.actions, actions) for state in compared]).mean()
 
@@ -198,7 +198,10 @@ class Ebt(nn.Module):
 
     def memory(self, context: Context) -> Memory:
         """Encode an observation for `energy`, once for any number of chunks."""
-        return self.energy_net.memory(self.tokens(context.features))
+        features = context.features
+        # Where the image networks compute in bf16, the energy and its second derivative still need all of float32.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.energy_net.memory(self.tokens(features.to(self.tokens.position)))
 
     def energy(self, actions: Tensor, memory: Memory) -> Tensor:
         """Return the energy (B,) of chunks (B, T, D), normalised as a step would."""
@@ -218,21 +221,31 @@ class Ebt(nn.Module):
             flat = trace[-1].gradient_norm <= config.min_gradient
             if config.min_gradient > 0 and not moves.any():
                 break
-        _require_finite(trace[1:])
+        # In one graph nothing can be looked at between; an engine looks at what comes out.
+        if not torch.compiler.is_compiling():
+            _require_finite(trace[1:])
         return trace[-1], steps
 
     def _starts(self, actions: Tensor, memory: Memory, generator: torch.Generator) -> Tensor:
         """Draw where the refinement of each chunk (B, T, D) begins."""
-        config, count = self.config, self.config.train_starts
-        start = _draw_like(actions.repeat_interleave(count, dim=0), generator)
-        if count > 1:
-            refined = self._descend(start, _repeated(memory, count))[0].actions.unflatten(0, (-1, count))
-            nearest = (refined - actions[:, None]).square().mean(dim=(2, 3)).argmin(dim=1)
-            start = start.unflatten(0, (-1, count))[torch.arange(len(actions)), nearest]
-        if config.data_starts > 0:
-            place, share = torch.rand(2, len(actions), 1, 1, generator=generator).to(actions)
-            start = torch.where(share < config.data_starts, torch.lerp(start, actions, place), start)
-        return start
+        count = self.config.train_starts
+        start = _draw_like(actions.repeat_interleave(count, dim=0), generator).unflatten(0, (-1, count))
+        place, share = torch.rand(2, len(actions), generator=generator)
+        from_data = share < self.config.data_starts
+        rows = (~from_data).nonzero().flatten().to(actions.device)
+        nearest = torch.zeros(len(actions), dtype=torch.long, device=actions.device)
+        if count > 1 and len(rows):
+            kept = [(keys[rows], values[rows]) for keys, values in memory]
+            nearest[rows] = self._nearest(start[rows], actions[rows], kept)
+        chosen = start[torch.arange(len(actions), device=actions.device), nearest]
+        return torch.lerp(chosen, actions, (place * from_data).to(actions)[:, None, None])
+
+    def _nearest(self, starts: Tensor, actions: Tensor, memory: Memory) -> Tensor:
+        """Tell which of `starts` (B, K, T, D) one step brings nearest to `actions` (B, T, D)."""
+        count = starts.shape[1]
+        energy = partial(self.energy_net, memory=_repeated(memory, count))
+        refined = refine(energy, begin(starts.flatten(0, 1)), self.config.step_size, self.config).actions
+        return (refined.unflatten(0, (-1, count)) - actions[:, None]).square().mean(dim=(2, 3)).argmin(dim=1)
 
 
 def _chosen(rows: Tensor, after: Refinement, before: Refinement) -> Refinement:

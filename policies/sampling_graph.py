@@ -145,13 +145,13 @@ def _signature(policy: ChunkPolicy, values: dict[str, Tensor], noise: Tensor) ->
 
 def _pure(function: Callable[..., Any], example: tuple[Tensor, ...]) -> fx.GraphModule:
     """Trace `function` to a graph in which no operation changes a tensor in place."""
-    # Engines know the forward operations; those of autograd become products and sums.
-    backward = {op: rule for op, rule in core_aten_decompositions().items() if "backward" in str(op)}
+    # What OpenVINO does not know becomes products and sums: the operations of autograd, and this one.
+    rules = {op: rule for op, rule in core_aten_decompositions().items() if "backward" in str(op) or "lerp" in str(op)}
     # Those of a CPU know neither fused attention with shared keys nor its gradient; those of a GPU keep torch's own.
     fused = () if example[-1].device.type == "cpu" else (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
     attention = sdpa_kernel([SDPBackend.MATH, *fused])
     with torch.no_grad(), attention, torch.compiler._compile_session_context():
-        module = _without_dead_code(make_fx(function, decomposition_table=backward)(*example))
+        module = _without_dead_code(make_fx(function, decomposition_table=rules)(*example))
         for node in _in_place(module):
             _spare(node)
         # The general way costs as much as tracing did.

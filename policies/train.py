@@ -38,7 +38,7 @@ from policies.train_config import TrainConfig
 from policies.train_data import TrainData, load_data
 from policies.train_log import TrainLog, interruption
 from policies.train_not_finite import FOLDER, write_not_finite
-from policies.train_rollout import Best, measure_success, require_task
+from policies.train_rollout import Best, measure_success, require_prompt, require_task
 from policies.train_validation import validate
 from policies.train_workers import Workers, open_workers
 from policies.training_state import NotFinite, TrainingState, learning_rate
@@ -130,6 +130,8 @@ def _prepare(config: TrainConfig, workers: Workers) -> tuple[TrainData, Training
     seen = config.policy.seen(dataset.spec)
     if config.rollout.every_steps:
         require_task(config.rollout, seen)
+        if data.prompts:
+            require_prompt(config.rollout, data.prompts)
     torch.manual_seed(config.seed)
     normalizer = data.train.normalizer(seen)
     policy = ChunkPolicy(family_of(config.method), config.policy, config.method, dataset.spec, normalizer)

@@ -34,6 +34,8 @@ class RolloutConfig:
     """Evaluate the averaged weights whenever so many steps are done, and at the end; 0: never."""
     task: str = "lift"
     """The simulated task, as in `armature eval`."""
+    prompt: str = ""
+    """What a policy that takes prompts is told: one of the dataset's; empty where the dataset has only one."""
     episodes: int = 20
     """Episodes per evaluation, with the seeds seed, seed + 1, ..."""
     seed: int = 50_000

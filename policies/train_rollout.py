@@ -5,10 +5,13 @@ The simulator is imported with the first evaluation. Episodes are shared out ove
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from armature.config import to_plain
+from armature.errors import ConfigError, unknown
 from armature.spec import RobotSpec, require_compatible
 from policies.checkpoint import DOCUMENT, read_document
 from policies.chunk_policy import ChunkPolicy
@@ -26,6 +29,12 @@ def require_task(config: RolloutConfig, spec: RobotSpec) -> None:
     require_compatible(spec, robot_spec(world), f"the policy, on rollout.task '{config.task}'")
 
 
+def require_prompt(config: RolloutConfig, prompts: Sequence[str]) -> None:
+    """Raise ConfigError before any training step where it is not clear which of the dataset's prompts is told."""
+    if config.prompt not in prompts and not (config.prompt == "" and len(prompts) == 1):
+        raise ConfigError(unknown("rollout.prompt", config.prompt, prompts))
+
+
 def measure_success(policy: ChunkPolicy, config: RolloutConfig, workers: Workers) -> dict[str, Any]:
     """Run the episodes and return successes `k` of `n`, their rate and its 95 % Wilson interval."""
     from sim.evaluate import run_episodes, world_for
@@ -33,9 +42,24 @@ def measure_success(policy: ChunkPolicy, config: RolloutConfig, workers: Workers
 
     world = world_for(policy.spec, config.task, config.horizon_steps)
     seeds = range(config.seed + workers.index, config.seed + config.episodes, workers.count)
-    k, n = workers.total(sum(r.success for r in run_episodes(policy, world, seeds, config.scheduler))), config.episodes
+    with _told(policy, config.prompt):
+        successes = sum(result.success for result in run_episodes(policy, world, seeds, config.scheduler))
+    k, n = workers.total(successes), config.episodes
     low, high = wilson_interval(k, n)
     return {"k": k, "n": n, "rate": k / n, "low": low, "high": high}
+
+
+@contextmanager
+def _told(policy: ChunkPolicy, prompt: str) -> Iterator[None]:
+    """Tell a policy that takes prompts one of those that it is trained with, and give it back all of them after."""
+    known = policy.prompts
+    if known:
+        policy.set_prompt(prompt or known[0])
+    try:
+        yield
+    finally:
+        if known:
+            policy.set_prompts(known)
 
 
 class Best:

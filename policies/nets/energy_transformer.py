@@ -62,12 +62,12 @@ class EnergyTransformer(nn.Module):
 
     def forward(self, actions: Tensor, memory: Memory) -> Tensor:
         """Return the energy (B,) of chunks (B, T, D)."""
-        x = self.inputs(actions) + self.position
-        # The fused kernels have no second derivative.
-        with sdpa_kernel(SDPBackend.MATH):
+        # The fused kernels have no second derivative, and bf16 is too coarse for one.
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(actions.device.type, enabled=False):
+            x = self.inputs(actions) + self.position
             for block, keys_values in zip(self.blocks, memory, strict=True):
                 x = block(x, keys_values)
-        return self.outputs(self.norm(x)).mean(dim=(1, 2))
+            return self.outputs(self.norm(x)).mean(dim=(1, 2))
 
 
 class _ObservationBlock(nn.Module):

@@ -37,9 +37,11 @@ def small(dataset: Path, out: Path) -> TrainConfig:
 def paper(dataset: Path, out: Path) -> TrainConfig:
     """EBT-Policy-S as released: 8.6 M parameters beside the image networks, 6 to 10 steps in training, 2 in use.
 
-    Published with a ResNet-18 with group norm, spatial softmax and 64 features for each camera (84 px, of which a
-    window of 76 is seen): with two of them about 31 M. `policy.vision` is left at the default here.
+    Each camera (84 px, of which a window of 76 is seen) has a ResNet-18 of 32 key points and 64 features: with two of
+    them 31 M.
     """
+    vision = VisionConfig(network="resnet18", key_points=32, features=64, crop_margin_px=8)
     optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.999), warmup_steps=500)
     sizes = {"steps": 900_000, "batch_size": 64}
-    return TrainConfig(dataset, out, PolicyConfig(obs_steps=2), EbtConfig(), optimizer, preset="ebt_paper", **sizes)
+    policy = PolicyConfig(obs_steps=2, vision=vision)
+    return TrainConfig(dataset, out, policy, EbtConfig(), optimizer, preset="ebt_paper", **sizes)

@@ -212,8 +212,29 @@ def test_an_energy_that_is_not_finite_names_the_step_and_the_sample():
     seen.state[1] = math.nan
     with pytest.raises(InvalidValue, match="energy is nan at refinement step 1 of 3, sample 1"):
         net.sample(seen, start)
-    with pytest.raises(InvalidValue, match="energy is nan at refinement step 1 of"):
-        net.loss(start, seen, torch.Generator().manual_seed(0))
+    # The training stops at a loss that is not finite and keeps its batch.
+    assert net.loss(start, seen, torch.Generator().manual_seed(0)).isnan()
+    with pytest.raises(InvalidValue, match="energy is nan at refinement step 3 of 4, sample 0"):
+        _descend_with_nan_at(3)
+
+
+def _descend_with_nan_at(step: int) -> None:
+    net, calls = method(steps_max=4), []
+
+    def spoil(_module, _inputs, energy: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return energy * math.nan if len(calls) == step else energy
+
+    net.energy_net.register_forward_hook(spoil)
+    net.sample(context(2), noise(2))
+
+
+def test_bf16_leaves_the_energy_in_float32():
+    net, seen, start = method(), context(3), noise(3)
+    plain_loss = net.loss(start, seen, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed_loss = net.loss(start, seen, torch.Generator().manual_seed(0))
+    assert torch.equal(plain_loss, mixed_loss)
 
 
 def test_the_nearest_of_several_starts_learns():
@@ -221,6 +242,7 @@ def test_the_nearest_of_several_starts_learns():
     memory = net.memory(context(3))
     chosen = net._starts(actions, memory, torch.Generator().manual_seed(3))
     starts = torch.randn(18, 4, 2, generator=torch.Generator().manual_seed(3)).unflatten(0, (3, 6))
+    net.config = replace(net.config, steps_max=1)
     refined = torch.stack([net.sample(context(3), starts[:, i]).actions for i in range(6)], dim=1)
     nearest = (refined - actions[:, None]).square().mean(dim=(2, 3)).argmin(dim=1)
     assert torch.equal(chosen, starts[torch.arange(3), nearest])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from armature.errors import ConfigError, SpecMismatch
 from armature.spec import AGENT_POSITION, OBJECT_KEYPOINTS, OBJECT_POSE
 from data_collection.store import create_dataset
 from policies.checkpoint import read_document
+from policies.language import TextConfig
+from policies.presets.catalog import PRESETS
 from policies.train import train
 from policies.train_config import RolloutConfig
+from sim import evaluate
 from sim.intervals import wilson_interval
 from sim.tasks import SimConfig, robot_spec
 
@@ -25,8 +29,8 @@ def pusht_config(train_config, tmp_path):
     """Return a tiny training on Push-T from its state, with an evaluation after every step."""
     rng = np.random.default_rng(0)
     with create_dataset(tmp_path / "pusht", robot_spec(SimConfig("pusht", cameras=False)), "pusht").writer() as writer:
-        for _ in range(3):
-            episode = writer.begin()
+        for prompt in ("push", "push it", "push"):
+            episode = writer.begin({"prompt": prompt})
             stamps = np.arange(12, dtype=np.int64) * 100_000_000
             for stream, size in ((AGENT_POSITION, 2), (OBJECT_POSE, 3), (OBJECT_KEYPOINTS, 18)):
                 episode.append(stream, stamps, stamps, rng.uniform(0, 512, (12, size)).astype(np.float32))
@@ -124,3 +128,18 @@ def test_a_task_that_does_not_fit_is_refused_before_any_step(pusht_config, error
 def test_wrong_numbers_are_refused_by_name(name):
     with pytest.raises(ConfigError, match=f"rollout.{name} is -1, must be at least"):
         RolloutConfig(**{name: -1})
+
+
+def test_a_policy_that_takes_prompts_is_told_one_while_it_is_evaluated(pusht_config, pretrained_folder, monkeypatch):
+    text = TextConfig(str(pretrained_folder("t5")), 8)
+    policy, method = replace(pusht_config.policy, text=text), PRESETS["hrdt_tiny"](Path(), Path()).method
+    config = replace(pusht_config, policy=policy, method=method, steps=2, validate_every_steps=1)
+    for prompt in ("", "pull"):
+        with pytest.raises(ConfigError, match=rf"unknown rollout\.prompt '{prompt}'.* Valid: push, push it"):
+            train(replace(config, rollout=replace(ROLLOUT, prompt=prompt)))
+    assert not config.out.exists()
+    told, run = [], evaluate.run_episodes
+    monkeypatch.setattr(evaluate, "run_episodes", lambda policy, *a: told.append(policy.prompts) or run(policy, *a))
+    train(replace(config, rollout=replace(ROLLOUT, prompt="push it")))
+    assert told == [("push it",)] * 2
+    assert np.isfinite(training_of(config.out / "checkpoint")["validation_loss"])

@@ -1,0 +1,28 @@
+"""Presets are known by their own names, and the recipes for Push-T fit its robot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from policies.policy_config import relative_part
+from policies.presets.catalog import PRESETS
+from policies.registry import METHODS, family_of
+from sim.tasks import SimConfig, robot_spec
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_its_own_name(name):
+    config = PRESETS[name](Path("dataset"), Path("out"))
+    assert (config.preset, config.dataset, config.out) == (name, Path("dataset"), Path("out"))
+
+
+@pytest.mark.parametrize("family", METHODS)
+def test_every_family_has_a_recipe_for_push_t(family):
+    config = PRESETS[f"pusht_{family}"](Path("dataset"), Path("out"))
+    assert family_of(config.method) == family
+    spec = config.policy.seen(robot_spec(SimConfig("pusht")))
+    assert [array.shape for array in spec.observation] == [(2,), (18,)]
+    assert relative_part(config.policy, spec) is None
+    assert (config.policy.obs_steps, config.policy.chunk_steps, config.validation_fraction) == (2, 16, 0.1)
