@@ -3,7 +3,8 @@
 A low-dim window is one sample of training: 2 rows of a state and 16 rows of actions, 10 x float32 each, drawn at random
 from 200,000 ticks in batches of 256; images are 128x128x3 uint8, in pairs, in batches of 32 pairs. `Windows.batch`
 gathers both from the memory-mapped cache of a dataset on disk; files are in the page cache, as in every epoch but the
-first. The same windows are then read from the dataset's own Zarr arrays with zarr-python and tensorstore, and, where
+first. One process reads, and two together, as two workers of a loader do on two cores: the criteria are about these.
+The same windows are then read from the dataset's own Zarr arrays with zarr-python and tensorstore, and, where
 ARMATURE_LEROBOT_PYTHON names a Python that has lerobot, from our LeRobotDataset export of the dataset.
 
     python benchmarks/data_reading.py [--quick] [--json FILE]
@@ -12,13 +13,16 @@ ARMATURE_LEROBOT_PYTHON names a Python that has lerobot, from our LeRobotDataset
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,7 @@ from armature.spec import CAMERA_SCENE, JOINT_POSITION, ActionSpec, ArraySpec, O
 from data_collection.aligned_cache import open_cache
 from data_collection.converters.lerobot import exporter
 from data_collection.layout import DATA, episode_folder
-from data_collection.store import Dataset, create_dataset
+from data_collection.store import Dataset, create_dataset, open_dataset
 from data_collection.streams import ACTION_EXECUTED
 from data_collection.windows import Windows, load_windows
 
@@ -42,6 +46,8 @@ DIM, OBS_STEPS, CHUNK_STEPS, RATE_HZ = 10, 2, 16, 20
 TICKS, IMAGE_TICKS, IMAGE_SIDE_PX = 200_000, 10_000, 128
 BATCH, IMAGE_BATCH = 256, 32
 WINDOWS_MIN, IMAGES_MIN = 2e6, 5e3
+PROCESSES = 2
+TOGETHER = f"cache, {PROCESSES} processes"
 LEROBOT = "ARMATURE_LEROBOT_PYTHON"
 
 Read = Callable[[NDArray[np.int64]], Any]
@@ -58,12 +64,14 @@ def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
             "low-dim windows": measure_rates(*low_dim_readers(low_dim), BATCH, 1, quick),
             "images": measure_rates(*image_readers(images), IMAGE_BATCH, OBS_STEPS, quick),
         }
+        rates["low-dim windows"][TOGETHER] = rates_together(low_dim, CHUNK_STEPS, BATCH, 1, quick)
+        rates["images"][TOGETHER] = rates_together(images, 1, IMAGE_BATCH, OBS_STEPS, quick)
         skipped = add_lerobot(rates, low_dim, images)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print_ratios(rates, skipped)
     criteria = [
-        at_least(f"{what} from the cache, {which} round", rates[what]["cache"][which], "1/s", limit)
+        at_least(f"{what} from the {TOGETHER}, {which} round", rates[what][TOGETHER][which], "1/s", limit)
         for what, limit in (("low-dim windows", WINDOWS_MIN), ("images", IMAGES_MIN))
         for which in ("best", "median")
     ]
@@ -134,7 +142,7 @@ def measure_rates(readers: dict[str, Read], count: int, batch: int, per_window: 
 
     `per_cpu_s` is the median per second of processor time: what a machine that does nothing else would give one core.
     """
-    rounds, round_s = (3, 0.2) if quick else (9, 1.0)
+    rounds, round_s = _rounds(quick)
     rng = np.random.default_rng(0)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     for read in readers.values():
@@ -143,6 +151,41 @@ def measure_rates(readers: dict[str, Read], count: int, batch: int, per_window: 
         for name, read in readers.items():
             found[name].append(_rates(read, rng.integers(0, count, (1000, batch)), round_s))
     return {name: _summary(np.array(rates) * per_window) for name, rates in found.items()}
+
+
+def rates_together(dataset: Dataset, chunk_steps: int, batch: int, per_window: int, quick: bool) -> dict[str, float]:
+    """Return best and median of what processes that read at the same time read in sum, each from the cache."""
+    context, rounds = multiprocessing.get_context("spawn"), _rounds(quick)
+    with ProcessPoolExecutor(PROCESSES, context, _meet_at, (context.Barrier(PROCESSES),)) as pool:
+        readers = [pool.submit(_read_rounds, dataset.path, chunk_steps, batch, rounds) for _ in range(PROCESSES)]
+        found = np.array([reader.result() for reader in readers])  # (processes, rounds, wall | processor)
+    return _summary(np.stack([found[..., 0].sum(axis=0), found[..., 1].mean(axis=0)], axis=1) * per_window)
+
+
+_barrier: Barrier
+
+
+def _meet_at(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def _read_rounds(path: Path, chunk_steps: int, batch: int, rounds: tuple[int, float]) -> list[tuple[float, float]]:
+    dataset = open_dataset(path)
+    images = [array.name for array in dataset.spec.observation.images]
+    spec = dataset.spec.select(images) if images else dataset.spec
+    windows = Windows(open_cache(dataset, dataset.episodes, spec), OBS_STEPS, chunk_steps)
+    rng, found = np.random.default_rng(os.getpid()), []
+    for _ in range(rounds[0]):
+        batches = rng.integers(0, len(windows), (1000, batch))
+        _barrier.wait()
+        found.append(_rates(windows.batch, batches, rounds[1]))
+    return found
+
+
+def _rounds(quick: bool) -> tuple[int, float]:
+    """Return how many rounds are measured, and their length [s]."""
+    return (3, 0.2) if quick else (9, 1.0)
 
 
 def _rates(read: Read, batches: NDArray[np.int64], round_s: float) -> tuple[float, float]:

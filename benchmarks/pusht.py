@@ -25,10 +25,10 @@ import numpy as np
 import torch
 import tyro
 from harness import ROOT, Arguments, Criterion, at_least, main
+from kept_training import trained
 from rich.console import Console
 from rich.table import Table
 
-from armature.config import to_plain
 from armature.control.observation_buffer import ObservationBuffer
 from armature.errors import ConfigError, unknown
 from armature.types import Observation
@@ -37,7 +37,6 @@ from data_collection.converters.importing import import_source
 from policies.checkpoint import load_policy, read_document
 from policies.presets.catalog import PRESETS
 from policies.registry import METHODS
-from policies.train import train
 from policies.train_config import TrainConfig
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
@@ -53,9 +52,6 @@ DIFFUSION_MIN, BEST_MIN, MINUTES_MAX = 0.85, 0.90, 60.0
 QUICK = {"steps": 20, "batch_size": 64, "validate_every_steps": 20}
 QUICK_EPISODES = 4
 TIMED_CHUNKS = 30
-# Says where and how a training ran, not what was learned.
-_CIRCUMSTANCES = ("dataset", "out", "resume", "stop_at_step", "save_every_steps", "validate_every_steps", "threads",
-                  "windows", "cache")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,9 @@ class Score:
 def measure(arguments: PushtArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Train what has not been trained, then evaluate all."""
     torch.set_num_threads(arguments.threads)
-    scores = [evaluate(family, trained(family, arguments, quick), arguments, quick) for family in arguments.families]
+    scores = [
+        evaluate(family, trained(_config(family, arguments, quick)), arguments, quick) for family in arguments.families
+    ]
     Console().print(_table(scores))
     by_family = {score.family: score for score in scores}
     criteria = [at_least("best family, coverage", max(score.coverage for score in scores), "", BEST_MIN)]
@@ -107,21 +105,11 @@ def measure(arguments: PushtArguments, quick: bool) -> tuple[list[Criterion], di
     return criteria, {"threads": arguments.threads, "device": arguments.device, "scores": list(map(asdict, scores))}
 
 
-def trained(family: str, arguments: PushtArguments, quick: bool) -> Path:
-    """Return the checkpoint of a family: what is there if it is what would be trained, else after the training.
-
-    Raises ConfigError where something else is there.
-    """
+def _config(family: str, arguments: PushtArguments, quick: bool) -> TrainConfig:
     if (preset := f"pusht_{family}") not in PRESETS:
         raise ConfigError(unknown("recipe", preset, PRESETS))
-    out = arguments.out / ("quick" if quick else "") / family
-    config = PRESETS[preset](_dataset(arguments), out)
-    config = replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
-    if (out / "checkpoint").exists():
-        _require_same(config)
-        if read_document(out / "checkpoint")["provenance"]["training"]["steps"] == config.steps:
-            return out / "checkpoint"
-    return train(replace(config, resume=(out / "training_state").exists()))
+    config = PRESETS[preset](_dataset(arguments), arguments.out / ("quick" if quick else "") / family)
+    return replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
 
 
 def _dataset(arguments: PushtArguments) -> Path:
@@ -130,16 +118,6 @@ def _dataset(arguments: PushtArguments) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         import_source(open_source(ImportConfig(arguments.recordings, path, mapping="pusht")), path)
     return path
-
-
-def _require_same(config: TrainConfig) -> None:
-    told = read_document(config.out / "checkpoint")["provenance"]["training"]["config"]
-    for name, wanted in to_plain(config).items():
-        if name not in _CIRCUMSTANCES and told.get(name) != wanted:
-            raise ConfigError(
-                f"{config.out}: was trained with {name} {told.get(name)}, the recipe says {wanted}; "
-                "remove it or choose another --out"
-            )
 
 
 def evaluate(family: str, checkpoint: Path, arguments: PushtArguments, quick: bool) -> Score:

@@ -38,8 +38,8 @@ def decode_chunk(data: bytes, layout: ArrayLayout) -> NDArray[Any]:
 
 
 def encode_frame(image: NDArray[np.uint8], layout: ArrayLayout) -> bytes:
-    """Encode one image, losslessly or as JPEG."""
-    return _with_crc(encode_jpeg(image) if layout.encoding == "jpeg" else _BLOSC.encode(np.ascontiguousarray(image)))
+    """Encode one image, losslessly or as JPEG, without its checksum: a shard adds it."""
+    return encode_jpeg(image) if layout.encoding == "jpeg" else _BLOSC.encode(np.ascontiguousarray(image))
 
 
 def decode_frame(data: bytes, layout: ArrayLayout) -> NDArray[np.uint8]:
@@ -74,28 +74,31 @@ class ShardBuffer:
         return self._count == len(self._index)
 
     def add(self, frame: bytes) -> None:
-        """Add an encoded frame."""
-        self._put(frame)
-        self._index[self._count] = self._end, len(frame)
-        self._end += len(frame)
+        """Add an encoded frame and its checksum."""
+        size = self._put(frame)
+        self._index[self._count] = self._end, size
+        self._end += size
         self._count += 1
 
     def content(self) -> memoryview:
         """Return the shard as it is now; valid until the next change."""
-        index = _with_crc(self._index.tobytes())
-        self._put(index)
-        return memoryview(self._data)[: self._end + len(index)]
+        size = self._put(self._index.tobytes())
+        return memoryview(self._data)[: self._end + size]
 
     def clear(self) -> None:
         """Begin the next shard."""
         self._index[:] = _ABSENT
         self._count = self._end = 0
 
-    def _put(self, part: bytes) -> None:
-        missing = self._end + len(part) - len(self._data)
-        if missing > 0:
-            self._data += bytes(missing)
-        self._data[self._end : self._end + len(part)] = part
+    def _put(self, part: bytes) -> int:
+        """Write a part and its checksum at the end, which stays where it is; return their size."""
+        begin, middle = self._end, self._end + len(part)
+        end = middle + _CRC.size
+        if end > len(self._data):
+            self._data += bytes(end - len(self._data))
+        self._data[begin:middle] = part
+        self._data[middle:end] = _CRC.pack(google_crc32c.value(part))
+        return end - begin
 
 
 def index_bytes(layout: ArrayLayout) -> int:

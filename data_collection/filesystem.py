@@ -45,10 +45,14 @@ class Fs:
         shutil.rmtree(path)
 
     def sync(self, path: Path) -> None:
-        """Force a file's content, or a folder's list of names, to disk."""
+        """Force a file's content, or a folder's list of names, to disk, and keep none of it in memory.
+
+        Whoever records reads nothing back, and of a machine's memory gigabytes of recordings would be the most.
+        """
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
 

@@ -32,7 +32,7 @@ class StreamCounts:
     """What became of the samples of one stream: once an episode has ended, all are committed or dropped.
 
     received = committed + dropped, without those `dropped` that were never received: whoever reads the stream may count
-    what it lost or could not read with `Recorder.drop`.
+    what it lost or could not read with `Recorder.drop`. An interrupt inside `add` may leave one received and no more.
     """
 
     received: int = 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from armature.errors import ConfigError, InvalidValue
 from armature.normalizer import Normalizer
-from armature.spec import JOINT_POSITION, ArraySpec, RobotSpec
+from armature.spec import ArraySpec, RobotSpec
 from armature.transforms import to_absolute
 from armature.types import ActionChunk, Observation
 from policies.context import GOAL
@@ -165,7 +165,8 @@ class ChunkPolicy(nn.Module):
         for i, (observation, episode) in enumerate(zip(observations, episodes, strict=True)):
             actions = sampled.actions[i].double().cpu().numpy()
             if self.relative_part is not None:
-                actions = to_absolute(actions, seen[i][JOINT_POSITION][-1], self.relative_part)
+                position, elements = self.relative_part
+                actions = to_absolute(actions, seen[i][position][-1], elements)
             episode.sequence += 1
             diagnostics = {name: figure[i].item() for name, figure in sampled.diagnostics.items()}
             chunks.append(self._chunk(observation.stamp_ns, actions, episode.sequence, diagnostics))

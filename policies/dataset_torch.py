@@ -17,13 +17,14 @@ from torch import Tensor
 
 from armature.errors import DatasetError
 from armature.normalizer import FieldStats, Normalizer
-from armature.spec import JOINT_POSITION, RobotSpec
+from armature.spec import RobotSpec
 from armature.transforms import to_relative
 from data_collection.sampling import draw
 from data_collection.store import Episode
 from data_collection.windows import ACTION, Windows, future_rows
 from policies.context import GOAL
 from policies.nets.prompts import PROMPT
+from policies.policy_config import RelativePart
 
 
 class Goals(NamedTuple):
@@ -39,12 +40,12 @@ class WindowTensors:
     def __init__(
         self,
         windows: Windows,
-        relative_part: slice | None,
+        relative_part: RelativePart | None,
         device: str = "cpu",
         goals: Goals | None = None,
         prompts: NDArray[np.int64] | None = None,
     ) -> None:
-        """Take over `windows`; `relative_part` of each action becomes relative to its window's last joint positions.
+        """Take over `windows`; `relative_part` of each action becomes relative to its window's last position.
 
         `prompts` (episodes of the windows,) are the places of their prompts in the table of the policy. Mapped windows
         stay on the host, and only batches move.
@@ -53,7 +54,8 @@ class WindowTensors:
         actions = windows.arrays[ACTION][windows.action_rows(every)].astype(np.float32)
         observed = windows.observation_rows(every)
         if relative_part is not None:
-            actions = to_relative(actions, windows.arrays[JOINT_POSITION][observed[:, -1]], relative_part)
+            latest = windows.arrays[relative_part.position][observed[:, -1]]
+            actions = to_relative(actions, latest, relative_part.elements)
         self.device, self.goals = device, goals
         self.prompts = None if prompts is None else torch.from_numpy(np.repeat(prompts, windows.lengths))
         home = "cpu" if windows.is_mapped else device

@@ -8,28 +8,31 @@ latest observation: no past actions are predicted. The clean chunk is clipped to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 from armature.errors import ConfigError, InvalidValue
 from policies.context import Context, ContextSpec
 from policies.method import Sampled
-from policies.nets.denoisers import DitConfig, TransformerConfig, UnetConfig
+from policies.nets.denoisers import DitConfig, MlpConfig, TransformerConfig, UnetConfig
 
-Scheduler = DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+    Scheduler = DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """How the denoiser is built and how it samples."""
 
-    denoiser: Literal["unet", "transformer", "dit"] = "unet"
+    denoiser: Literal["unet", "transformer", "dit", "mlp"] = "unet"
     unet: UnetConfig = field(default_factory=UnetConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     dit: DitConfig = field(default_factory=DitConfig)
+    mlp: MlpConfig = field(default_factory=MlpConfig)
     prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """What the network predicts: the noise, the clean chunk (x0), or the velocity (Salimans and Ho 2022, section 4)."""
     noise_draws: int = 4
@@ -56,7 +59,7 @@ class Diffusion(nn.Module):
         super().__init__()
         _check(config)
         self.config = config
-        networks = {"unet": config.unet, "transformer": config.transformer, "dit": config.dit}
+        networks = {"unet": config.unet, "transformer": config.transformer, "dit": config.dit, "mlp": config.mlp}
         self.denoiser = networks[config.denoiser].build(action_dim, chunk_steps, context)
         self.noising, self.sampler = schedulers(config)
 
@@ -96,6 +99,9 @@ def prediction_target(schedule: DDPMScheduler, actions: Tensor, noise: Tensor, s
 
 def schedulers(config: DiffusionConfig) -> tuple[DDPMScheduler, Scheduler]:
     """Make the noise schedule of training and the sampler, which share every constant."""
+    # Takes seconds to import: only where a diffusion policy is made.
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
     constants: dict[str, Any] = {
         # By keyword: given by position, diffusers' own config forgets it.
         "num_train_timesteps": config.train_timesteps,
@@ -115,7 +121,7 @@ def schedulers(config: DiffusionConfig) -> tuple[DDPMScheduler, Scheduler]:
 
 def begin(sampler: Scheduler, config: DiffusionConfig) -> None:
     """Set a sampler to its first step, without memory of what it did before."""
-    if isinstance(sampler, DPMSolverMultistepScheduler):
+    if config.sampler == "dpm++":
         # Its own spacing repeats steps when there are many, and then divides by zero: it takes those of the others.
         offset = sampler.config.steps_offset
         sampler.set_timesteps(timesteps=[k * _stride(config) + offset for k in reversed(range(config.sampling_steps))])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from armature.errors import ConfigError
-from armature.spec import JOINT_POSITION, RobotSpec
+from armature.spec import AGENT_POSITION, JOINT_POSITION, RobotSpec
 from policies import language
 from policies.language import TextConfig
 from policies.nets import pretrained_vision
@@ -23,7 +24,7 @@ class PolicyConfig:
     chunk_steps: int = 16
     """Actions predicted per chunk; the first is due at the latest observation."""
     relative_actions: bool = False
-    """Predict joint targets relative to the joint positions of the latest observation [rad]."""
+    """Predict joint or planar targets relative to the positions of the latest observation [rad or px]."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     goal_steps: int = 0
     """Later steps of the vector observations given as the goal, of a family that takes one; 0 for a policy without."""
@@ -59,14 +60,25 @@ class PolicyConfig:
         return replace(self, vision=vision, text=language.pin(self.text))
 
 
-def relative_part(config: PolicyConfig, spec: RobotSpec) -> slice | None:
-    """Return the elements of the action that are predicted relative to the joint positions, None for none."""
+_POSITION_OF = {"joint_position": JOINT_POSITION, "planar_position": AGENT_POSITION}
+
+
+class RelativePart(NamedTuple):
+    """The elements of the action that are predicted relative to an observed position, and its name."""
+
+    position: str
+    elements: slice
+
+
+def relative_part(config: PolicyConfig, spec: RobotSpec) -> RelativePart | None:
+    """Return what is predicted relative to the latest observed position; None for nothing."""
     if not config.relative_actions:
         return None
-    if spec.action.kind != "joint_position" or JOINT_POSITION not in spec.observation.names:
-        observed = ", ".join(spec.observation.names)
+    position = _POSITION_OF.get(spec.action.kind)
+    if position not in spec.observation.names:
+        observed, kinds = ", ".join(spec.observation.names), " or ".join(_POSITION_OF)
         raise ConfigError(
-            f"relative_actions needs a joint_position action and {JOINT_POSITION} among the observations, "
+            f"relative_actions needs a {kinds} action and that position among the observations, "
             f"got {spec.action.kind} and {observed}"
         )
-    return spec.action.slice_of(JOINT_POSITION)
+    return RelativePart(position, spec.action.slice_of(position))

@@ -12,6 +12,7 @@ from torch import nn
 from armature.errors import ConfigError
 from policies.context import ContextSpec
 from policies.nets.dit import ConditionalDit
+from policies.nets.mlp import ConditionalMlp
 from policies.nets.transformer import ConditionalTransformer
 from policies.nets.unet1d import ConditionalUnet1d
 
@@ -81,6 +82,24 @@ class DitConfig:
         _check_step_dim("dit", self.step_dim)
         condition = context.features * context.obs_steps
         return ConditionalDit(action_dim, condition, chunk_steps, self.width, self.layers, self.heads, self.step_dim)
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    """The residual network over the chunk as one vector; published: width 256, 3 blocks."""
+
+    width: int = 256
+    blocks: int = 3
+    step_dim: int = 64
+
+    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
+        """Make the network; raise ConfigError on sizes that do not go together."""
+        for name in ("width", "blocks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"mlp.{name} is {getattr(self, name)}, must be at least 1")
+        _check_step_dim("mlp", self.step_dim)
+        condition = context.features * context.obs_steps
+        return ConditionalMlp(action_dim, condition, chunk_steps, self.width, self.blocks, self.step_dim)
 
 
 def _check_step_dim(network: str, step_dim: int) -> None:

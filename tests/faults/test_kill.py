@@ -110,7 +110,10 @@ def test_row_49_a_process_that_is_stopped_commits_what_came(dataset: Dataset, st
     (episode,) = dataset.episodes
     assert episode.metadata["termination"] == "recorder stopped"
     counts = episode.metadata["counts"]["camera/scene"]
-    assert counts["received"] == counts["committed"] == episode.length("camera/scene")
+    assert counts["committed"] == episode.length("camera/scene")
+    # A signal may strike inside `add`, after the sample was counted and before it was taken, or told as taken.
+    in_flight = counts["received"] - counts["committed"]
+    assert in_flight in ((0,) if stop == "exception" else (0, 1))
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.02, 0.1])

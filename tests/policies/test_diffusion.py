@@ -23,13 +23,13 @@ every_sampler = pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
 every_spacing = pytest.mark.parametrize("spacing", ["leading", "trailing"])
 
 
-@pytest.mark.parametrize("denoiser", ["transformer", "dit"])
+@pytest.mark.parametrize("denoiser", ["transformer", "dit", "mlp"])
 @pytest.mark.parametrize("obs_steps", [1, 3])
 def test_every_denoiser_keeps_the_policy_protocol(new_policy, denoiser, obs_steps):
     check_policy(new_policy(method={"denoiser": denoiser}, obs_steps=obs_steps))
 
 
-@pytest.mark.parametrize("denoiser", ["transformer", "dit"])
+@pytest.mark.parametrize("denoiser", ["transformer", "dit", "mlp"])
 def test_every_weight_of_every_denoiser_gets_a_gradient(new_policy, batch_of, denoiser):
     policy = new_policy(method={"denoiser": denoiser}, observations=VECTORS).train()
     state = TrainingState(policy, OptimizerConfig(learning_rate=1e-3, warmup_steps=1))

@@ -25,6 +25,7 @@ from data_collection.sampling import OutcomeWeights, SamplingConfig
 from data_collection.windows import Windows
 from policies.checkpoint import load_policy, read_document
 from policies.dataset_torch import WindowTensors, batch_indices
+from policies.policy_config import RelativePart
 from policies.presets.catalog import PRESETS
 from policies.train import load_data, parse_arguments, train
 from policies.train_config import TrainConfig
@@ -273,7 +274,8 @@ def test_window_tensors_gather_like_the_windows_and_make_actions_relative():
     absolute = WindowTensors(windows, None).batch(torch.from_numpy(chosen))
     for name, value in expected.items():
         assert np.array_equal(absolute[name].numpy(), value)
-    relative = WindowTensors(windows, slice(0, 2)).batch(torch.from_numpy(chosen))["action"].numpy()
+    tensors = WindowTensors(windows, RelativePart(JOINT_POSITION, slice(0, 2)))
+    relative = tensors.batch(torch.from_numpy(chosen))["action"].numpy()
     reference = expected[JOINT_POSITION][:, -1:]
     np.testing.assert_allclose(relative[..., :2], expected["action"][..., :2] - reference, atol=1e-6)
     np.testing.assert_allclose(relative[..., 2], expected["action"][..., 2])
@@ -284,7 +286,7 @@ def test_statistics_are_those_of_the_relative_windows(spec):
     gripper = np.zeros((3, 1), np.float32)
     action = np.concatenate([joint + 1, gripper], axis=1)
     episode = {JOINT_POSITION: joint, GRIPPER_OPENING: gripper, "action": action}
-    tensors = WindowTensors(Windows([episode], obs_steps=1, chunk_steps=2), slice(0, 2))
+    tensors = WindowTensors(Windows([episode], obs_steps=1, chunk_steps=2), RelativePart(JOINT_POSITION, slice(0, 2)))
     stats = tensors.normalizer(spec.select((JOINT_POSITION, GRIPPER_OPENING))).fields
     assert set(stats) == {JOINT_POSITION, GRIPPER_OPENING, "action"}
     assert (stats["action"].minimum, stats["action"].maximum) == ((1.0, 1.0, 0.0), (2.0, 11.0, 0.0))

@@ -31,7 +31,10 @@ from armature_ros.stream_reader import ALL_TIME_NS, StreamReader, Window
 from data_collection.recorder import Recorder
 
 QUIET_S = 0.3
-TRIM_PERIOD_S = 5.0
+TRIM_PERIOD_S = 60.0
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BLOCK_BYTES, _KEPT_BYTES = 32 << 20, 256 << 20
 # So far ahead an episode begins that no sample of it can come before the reader waits for it.
 START_MARGIN_NS = 50_000_000
 # A simulator in lockstep counts from zero: its stamps are years away from the clock.
@@ -233,6 +236,14 @@ class RecorderNode(Node):
         return {"episode": episode, **stream_report(self._reader.channels, counts)}
 
 
+def _keep_memory() -> None:
+    """Have glibc use the memory of freed frames again: fresh pages cost more than the copying of a frame."""
+    with suppress(AttributeError, OSError):  # another libc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
 def _give_memory_back() -> None:
     """Have glibc give back the memory of freed frames, which it keeps: a pause of the disk would leave it for ever."""
     with suppress(AttributeError, OSError):  # another libc
@@ -241,6 +252,7 @@ def _give_memory_back() -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; return the exit code."""
+    _keep_memory()
     return run(RecorderNode, RecorderNode.loop, args)
 
 
