@@ -34,10 +34,10 @@ test test-all: export OMP_NUM_THREADS = 1
 test test-all: export OPENBLAS_NUM_THREADS = 1
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@.ci/run-tests "not slow" $(ARGS)
 
 test-all: $(INSTALLED)
-	@$(BIN)/python -m pytest $(ARGS)
+	@.ci/run-tests "slow or not slow" $(ARGS)
 
 check: $(INSTALLED_CHECK)
 	@$(BIN)/ruff check .

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.presets import bc, diffusion, ebt, hrdt, mode, score
+from policies.presets import arm, bc, diffusion, ebt, hrdt, mode, pusht, score
 from policies.presets.lift import lift_pixels, lift_state
-from policies.presets.pusht import adapted
 from policies.train_config import TrainConfig
 
 SIZES = ("tiny", "small", "paper")
@@ -15,7 +14,12 @@ _FAMILIES = {"diffusion": diffusion, "score": score, "ebt": ebt, "mode": mode, "
 
 PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
     **{f"{family}_{size}": getattr(module, size) for family, module in _FAMILIES.items() for size in SIZES},
-    **{f"pusht_{family}": adapted(family, module.small) for family, module in _FAMILIES.items()},
+    **{f"pusht_{family}": pusht.adapted(family, module.small) for family, module in _FAMILIES.items()},
+    **{
+        f"arm_{seen}_{family}": arm.adapted(f"arm_{seen}_{family}", policy, module.small)
+        for seen, policy in (("state", arm.STATE), ("pixels", arm.PIXELS))
+        for family, module in _FAMILIES.items()
+    },
     "lift_pixels": lift_pixels,
     "lift_state": lift_state,
 }

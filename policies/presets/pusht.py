@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from armature.spec import AGENT_POSITION, OBJECT_KEYPOINTS
+from policies.policy_config import PolicyConfig
 from policies.train_config import TrainConfig
 
 Recipe = Callable[[Path, Path], TrainConfig]
 
-# As published (Chi et al. 2023, appendix): two steps of keypoints and finger, chunks of 16 absolute targets.
-_SEEN = {"observations": (AGENT_POSITION, OBJECT_KEYPOINTS), "obs_steps": 2, "chunk_steps": 16}
+# As published (Chi et al. 2023, appendix): two steps of keypoints and finger, chunks of 16 targets. Theirs
+# are absolute; # relative to the finger a small network places them finer.
+_SEEN = PolicyConfig((AGENT_POSITION, OBJECT_KEYPOINTS), obs_steps=2, chunk_steps=16, relative_actions=True)
 
 
 def adapted(family: str, small: Recipe) -> Recipe:
@@ -20,7 +22,6 @@ def adapted(family: str, small: Recipe) -> Recipe:
 
     def recipe(dataset: Path, out: Path) -> TrainConfig:
         config = small(dataset, out)
-        policy = replace(config.policy, relative_actions=False, **_SEEN)
-        return replace(config, policy=policy, preset=f"pusht_{family}", validation_fraction=0.1)
+        return replace(config, policy=_SEEN, preset=f"pusht_{family}", validation_fraction=0.1)
 
     return recipe

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.policy_config import relative_part
+from armature.spec import AGENT_POSITION, JOINT_POSITION
+from policies.policy_config import RelativePart, relative_part
 from policies.presets.catalog import PRESETS
 from policies.registry import METHODS, family_of
 from sim.tasks import SimConfig, robot_spec
@@ -24,5 +25,15 @@ def test_every_family_has_a_recipe_for_push_t(family):
     assert family_of(config.method) == family
     spec = config.policy.seen(robot_spec(SimConfig("pusht")))
     assert [array.shape for array in spec.observation] == [(2,), (18,)]
-    assert relative_part(config.policy, spec) is None
+    assert relative_part(config.policy, spec) == RelativePart(AGENT_POSITION, slice(0, 2))
     assert (config.policy.obs_steps, config.policy.chunk_steps, config.validation_fraction) == (2, 16, 0.1)
+
+
+@pytest.mark.parametrize("family", METHODS)
+@pytest.mark.parametrize(("seen", "world"), [("state", SimConfig(cameras=False)), ("pixels", SimConfig())])
+def test_every_family_has_a_recipe_for_the_arms(family, seen, world):
+    config = PRESETS[f"arm_{seen}_{family}"](Path("dataset"), Path("out"))
+    assert family_of(config.method) == family
+    spec = config.policy.seen(robot_spec(world))
+    assert bool(spec.observation.images) == (seen == "pixels")
+    assert relative_part(config.policy, spec) == RelativePart(JOINT_POSITION, slice(0, 7))
