@@ -16,7 +16,7 @@ def tiny(dataset: Path, out: Path) -> TrainConfig:
 
 
 def small(dataset: Path, out: Path) -> TrainConfig:
-    """Training on one thread of a CPU within half an hour, from state."""
+    """Training on two cores within the hour, from state."""
     return _regressed(diffusion.small(dataset, out), "bc_small")
 
 

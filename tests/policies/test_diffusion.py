@@ -12,7 +12,7 @@ from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from armature.testing import check_policy
 from policies.context import Context, ContextSpec
 from policies.diffusion import Diffusion, DiffusionConfig, begin, prediction_target, schedulers
-from policies.nets.denoisers import DitConfig, TransformerConfig, UnetConfig
+from policies.nets.denoisers import DitConfig, MlpConfig, TransformerConfig, UnetConfig
 from policies.training_state import OptimizerConfig, TrainingState
 
 VECTORS = (JOINT_POSITION, GRIPPER_OPENING)
@@ -213,6 +213,8 @@ BAD_CONFIGS = {
     "unet.step_dim 2": ({"unet": UnetConfig(dims=(8, 8), step_dim=2)}, {}),
     "transformer.width": ({"denoiser": "transformer", "transformer": TransformerConfig(width=18, heads=4)}, {}),
     "dit.width 18: must be a multiple of the 4 heads": ({"denoiser": "dit", "dit": DitConfig(width=18, heads=4)}, {}),
+    "mlp.blocks is 0": ({"denoiser": "mlp", "mlp": MlpConfig(blocks=0)}, {}),
+    "mlp.step_dim 3": ({"denoiser": "mlp", "mlp": MlpConfig(step_dim=3)}, {}),
     "dit.layers is 0": ({"denoiser": "dit", "dit": DitConfig(layers=0)}, {}),
     "dit.step_dim 7": ({"denoiser": "dit", "dit": DitConfig(step_dim=7)}, {}),
 }

@@ -67,6 +67,7 @@ def test_every_part_has_draws_of_its_own_and_the_first_those_of_an_undivided_bat
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_in_two_parts_and_only_the_first_writes(train_config, tmp_path):
     parts = replace(train_config, steps=4, accumulate_steps=2, out=tmp_path / "parts", validate_every_steps=2)
     train(parts)

@@ -30,7 +30,7 @@ def lift(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset
     return imported(shared_data / LIFT, tmp_path_factory.mktemp("lift") / "dataset")
 
 
-@pytest.mark.parametrize("by", ["states", "actions"])
+@pytest.mark.parametrize("by", ["states", pytest.param("actions", marks=pytest.mark.slow)])
 def test_all_four_human_lifts_succeed_again(lift: Dataset, by: Any) -> None:
     replays = list(replay_dataset(lift, by))
     assert [replay.steps for replay in replays] == [226, 1143, 285, 296]
