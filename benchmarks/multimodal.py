@@ -33,7 +33,7 @@ from policies.training_state import OptimizerConfig, TrainingState
 
 DEMONSTRATIONS, NOISE, SAMPLES = 4096, 0.05, 1000
 IN_MODE, LOW, HIGH = 0.25, 0.35, 0.65
-STEPS, BATCH, SEED = 1500, 32, 0
+STEPS, BATCH, SEED = 3000, 32, 0
 QUICK_STEPS = 200
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=100)
 AVERAGING = ("bc",)

@@ -15,7 +15,7 @@ from policies.training_state import OptimizerConfig
 def tiny(dataset: Path, out: Path) -> TrainConfig:
     """The smallest training that goes through every part: for tests."""
     policy = PolicyConfig(chunk_steps=8, vision=VisionConfig((4, 8), (2, 2), features=8, crop_margin_px=4))
-    method = ScoreConfig(width=32, layers=1, heads=2, attention_dropout=0.0)
+    method = ScoreConfig(width=32, layers=2, heads=2, attention_dropout=0.0)
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
     sizes = {"steps": 20, "batch_size": 8, "validation_fraction": 0.25}
     return TrainConfig(dataset, out, policy, method, optimizer, preset="score_tiny", **sizes)
