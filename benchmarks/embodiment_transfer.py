@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import tyro
 from harness import Arguments, Criterion, main
+from kept_training import trained
 from numpy.typing import NDArray
 from rich.progress import Progress
 
@@ -30,7 +31,6 @@ from policies.checkpoint import load_policy
 from policies.hrdt import HrdtConfig
 from policies.policy_config import PolicyConfig
 from policies.presets.hrdt import small
-from policies.train import train
 from policies.train_config import TrainConfig
 from sim.collect import CollectConfig, record
 from sim.defaults import default_scheduler, limits_for
@@ -80,7 +80,7 @@ def measure(quick: bool, arguments: TransferArguments, work: Path) -> tuple[list
     effort, begin_s = QUICK if quick else FULL, time.monotonic()
     worlds = [SimConfig(task, cameras=False, robot=ROBOT) for task in ("lift", "can")]
     demonstrations = _recorded(work / "trunk_demonstrations", worlds, effort.trunk_demonstrations, FIRST_SEED)
-    trunk = _trained(_config(demonstrations, work / "trunk", effort, effort.trunk_steps))
+    trunk = trained(_config(demonstrations, work / "trunk", effort, effort.trunk_steps))
     world = SimConfig(arguments.task, cameras=False, robot=OTHER_ROBOT)
     pairs = [_pair(work, world, trunk, effort, arguments.episodes, k) for k in range(arguments.trainings)]
     outcomes = np.array(pairs)  # (trainings, from nothing | with trunk, episodes)
@@ -115,7 +115,7 @@ def _pair(work: Path, world: SimConfig, trunk: Path, effort: Effort, episodes: i
     data = _recorded(folder / "demonstrations", [world], DEMONSTRATIONS, FIRST_SEED + 1000 * (k + 1))
     nothing = replace(_config(data, folder / "nothing", effort, effort.steps), seed=k)
     moved = replace(nothing, out=folder / "with_trunk", init_from=trunk, new_embodiment=True)
-    return [_outcomes(_trained(config), world, episodes) for config in (nothing, moved)]
+    return [_outcomes(trained(config), world, episodes) for config in (nothing, moved)]
 
 
 def _recorded(path: Path, worlds: list[SimConfig], episodes: int, seed: int) -> Path:
@@ -139,11 +139,6 @@ def _config(dataset: Path, out: Path, effort: Effort, steps: int) -> TrainConfig
     method = HrdtConfig(effort.width, effort.layers, heads=4, kv_heads=2, hidden=3 * effort.width)
     every = {"validate_every_steps": steps, "save_every_steps": steps, "validation_fraction": 0.0, "threads": 1}
     return replace(small(dataset, out), policy=policy, method=method, steps=steps, **every)
-
-
-def _trained(config: TrainConfig) -> Path:
-    """Train, from where an earlier run stopped; one that is complete only says where its checkpoint lies."""
-    return train(replace(config, resume=(config.out / "training_state").exists()))
 
 
 def _outcomes(checkpoint: Path, world: SimConfig, episodes: int) -> list[bool]:
