@@ -13,7 +13,7 @@ from policies.train_config import TrainConfig
 Recipe = Callable[[Path, Path], TrainConfig]
 
 # As published (Chi et al. 2023, appendix): two steps of keypoints and finger, chunks of 16 targets. Theirs are
-# absolute; relative to the finger a small network places them finer.
+# absolute, these relative to the finger.
 _SEEN = PolicyConfig((AGENT_POSITION, OBJECT_KEYPOINTS), obs_steps=2, chunk_steps=16, relative_actions=True)
 
 
