@@ -4,6 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALLED_CHECK := .venv/.installed-check
+FAULTS := build/fault_matrix.json
 PINS := pyproject.toml constraints.txt .ci/install $(wildcard ros_ws/src/armature_ros/setup.py)
 
 # The environment brings its own ROS 2. One sourced in this shell would be loaded over it, of another version.
@@ -12,12 +13,13 @@ ifdef AMENT_PREFIX_PATH
 unexport LD_LIBRARY_PATH
 endif
 
-.PHONY: help demo demo-full test test-all check install clean
+.PHONY: help demo demo-full test test-all fault-matrix check install clean
 
 help:
 	@echo "make demo       20 episodes of the embedded checkpoint on the ROS 2 graph"
 	@echo "make demo-full  record demonstrations, train, deploy, evaluate (STATE=1: from simulator state)"
 	@echo "make test       all tests but the slow ones;  make test-all: all of them"
+	@echo "make fault-matrix  run the tests of the fault matrix, write docs/fault_matrix.md"
 	@echo "make check      lint, format, types"
 	@echo "make clean      remove .venv and build outputs; keeps runs/"
 
@@ -30,14 +32,20 @@ demo-full: $(INSTALLED)
 	@$(BIN)/armature demo --from-scratch $(if $(STATE),--state) $(ARGS)
 
 # One BLAS thread per process: with more, the simulator's small products wait for each other.
-test test-all: export OMP_NUM_THREADS = 1
-test test-all: export OPENBLAS_NUM_THREADS = 1
+test test-all fault-matrix: export OMP_NUM_THREADS = 1
+test test-all fault-matrix: export OPENBLAS_NUM_THREADS = 1
 
 test: $(INSTALLED)
 	@.ci/run-tests "not slow" $(ARGS)
 
 test-all: $(INSTALLED)
 	@.ci/run-tests "slow or not slow" $(ARGS)
+
+# A run that fails leaves the document as it is.
+fault-matrix: $(INSTALLED)
+	@rm -f $(FAULTS)
+	@.ci/run-tests "fault" --fault-matrix $(FAULTS) $(ARGS)
+	@$(BIN)/python tests/fault_table.py $(FAULTS) docs/fault_matrix.md
 
 check: $(INSTALLED_CHECK)
 	@$(BIN)/ruff check .

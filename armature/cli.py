@@ -12,12 +12,14 @@ from armature.errors import ArmatureError, ConfigError, unknown
 VERBS = {
     "demo": "armature_ros.demo:main",
     "up": "armature_ros.up:main",
+    "doctor": "armature_ros.doctor:main",
     "eval": "sim.evaluate:main",
     "collect": "sim.collect:main",
     "train": "policies.train:main",
     "export": "policies.export:main",
     "data": "data_collection.cli:main",
     "replay": "sim.replay:main",
+    "flight": "armature_ros.flight:main",
 }
 """Verb to `module:function`; each function takes the arguments after the verb and returns the exit code."""
 

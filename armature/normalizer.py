@@ -5,6 +5,7 @@ It is part of a checkpoint: a missing field is an error, never a silent identity
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -42,6 +43,20 @@ class FieldStats:
         moments = (x.min(axis=0), x.max(axis=0), x.mean(axis=0), x.std(axis=0))
         return cls(*(tuple(m.tolist()) for m in moments), count=len(x))
 
+    def fault(self) -> str:
+        """Say what makes these no statistics of anything, or return an empty text."""
+        moments = {"minimum": self.minimum, "maximum": self.maximum, "mean": self.mean, "std": self.std}
+        for name, values in moments.items():
+            if len(values) != len(self.minimum):
+                return f"{name} has {len(values)} elements, minimum {len(self.minimum)}"
+            if not all(map(math.isfinite, values)):
+                return f"{name} is not finite"
+        if any(low > high for low, high in zip(self.minimum, self.maximum, strict=True)):
+            return f"minimum {self.minimum} is above maximum {self.maximum}"
+        if min(self.std, default=0.0) < 0 or self.count < 1:
+            return f"std {self.std} of {self.count} rows"
+        return ""
+
 
 class Affine(NamedTuple):
     """The map y = x * scale + offset, each (D,) and read-only."""
@@ -60,6 +75,9 @@ class Normalizer:
     def __post_init__(self) -> None:
         if set(self.fields) != set(self.modes):
             raise ConfigError(f"normaliser statistics are for {sorted(self.fields)}, modes for {sorted(self.modes)}")
+        for name, stats in self.fields.items():
+            if fault := stats.fault():
+                raise ConfigError(f"normaliser statistics of {name}: {fault}")
         for name, mode in self.modes.items():
             if mode not in _AFFINE_OF:
                 raise ConfigError(unknown(f"normaliser mode of {name}:", mode, _AFFINE_OF))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from armature.spec import RobotSpec
-from armature.types import ActionChunk, Observation
+from armature.types import ActionChunk, CommittedActions, Observation
 
 
 @runtime_checkable
@@ -22,6 +22,10 @@ class Policy(Protocol):
         """Begin an episode: forget history; `seed` fixes every random draw until the next reset."""
         ...
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """Answer one observation; the chunk carries the observation's stamp and starts at it."""
+    def infer(self, observation: Observation, committed: CommittedActions | None = None) -> ActionChunk:
+        """Answer one observation; the chunk carries the observation's stamp and starts at it.
+
+        Where `committed` says what is executed meanwhile, the chunk goes on from that (real-time chunking); a policy
+        that cannot raises ConfigError.
+        """
         ...

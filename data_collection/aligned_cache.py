@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from armature.alignment import AlignmentConfig
 from armature.config import to_plain
 from armature.errors import DatasetError
+from armature.filesystem import Fs, sync_tree
 from armature.spec import RobotSpec
 from data_collection.files import LocalFiles
-from data_collection.filesystem import Fs, sync_tree
 from data_collection.store import Dataset, Episode
 from data_collection.streams import ACTION_EXECUTED
 from data_collection.windows import ACTION, AlignedEpisodes, action_dtype, align_episode

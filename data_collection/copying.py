@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from armature.errors import ArmatureError, DatasetError, SpecMismatch
+from armature.filesystem import PARTIAL, Fs, sync_tree
 from armature.spec import differences
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.episode import Episode
-from data_collection.filesystem import PARTIAL, Fs, sync_tree
 from data_collection.history import EpisodeRecord
 from data_collection.layout import EPISODES, episode_folder
 from data_collection.store import Dataset, create_dataset

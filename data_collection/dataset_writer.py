@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from armature.errors import DatasetError
+from armature.filesystem import Fs, append_line
 from armature.spec import ArraySpec, RobotSpec
 from data_collection import commit_log, history
 from data_collection.commit_log import LINE, LOG_NAME, CommitLog
 from data_collection.episode_writer import EpisodeWriter, check_metadata
-from data_collection.filesystem import Fs, append_line
 from data_collection.history import DISCARD, DROP, END, INCOMPLETE, RELABEL, EpisodeRecord
 from data_collection.layout import EPISODES, Encoding, episode_folder
 from data_collection.recovery import close_arrays, sweep

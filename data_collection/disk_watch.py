@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_collection.filesystem import Fs
+from armature.filesystem import Fs
 
 
 @dataclass

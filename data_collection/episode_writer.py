@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.errors import DatasetError, unknown
+from armature.filesystem import Fs, sync_tree
 from armature.spec import ArraySpec
-from data_collection.filesystem import Fs, sync_tree
 from data_collection.history import BEGIN, DISCARD, END, INCOMPLETE, ROWS, EpisodeRecord, Extent
 from data_collection.layout import ZARR_JSON, Encoding, episode_folder, group_document
 from data_collection.recovery import close_arrays

@@ -17,10 +17,10 @@ import zarr
 from numpy.typing import NDArray
 
 from armature.errors import ArmatureError, DatasetError
+from armature.filesystem import Fs
 from armature.spec import RobotSpec
 from data_collection.commit_log import LOG_NAME, decode_line
 from data_collection.dataset_writer import DatasetWriter
-from data_collection.filesystem import Fs
 from data_collection.store import FORMAT, Dataset, create_dataset, open_dataset
 
 _ROWS = 256

@@ -1,6 +1,10 @@
-"""How the plots of all reports look."""
+"""How the plots of all reports look, and how they get into a page."""
 
 from __future__ import annotations
+
+import io
+
+from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, INK, GRID = "#2f6fed", "#f08a24", "#d1443c", "#3a4354", "#e6e9ef"
 COLOURS = (BLUE, ORANGE, "#1e9e62", "#8c5bd6", "#d1443c", "#0f9bb3", "#b5892b", "#667085")
@@ -24,3 +28,11 @@ STYLE = {
     "ytick.major.size": 0,
     "legend.frameon": False,
 }
+
+
+def svg_text(figure: Figure) -> str:
+    """Return a figure as an SVG element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.errors import ConfigError, DatasetError, unknown
+from armature.filesystem import Fs
 from armature.types import Sample
 from data_collection.disk_watch import DiskWatch
 from data_collection.episode_writer import check_metadata
-from data_collection.filesystem import Fs
 from data_collection.history import INCOMPLETE
 from data_collection.store import Dataset
 from data_collection.take import CommitCallback, StreamCounts, Take

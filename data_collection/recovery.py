@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from armature.filesystem import Fs, replace_file
 from armature.spec import ArraySpec
-from data_collection.filesystem import Fs, replace_file
 from data_collection.history import EpisodeRecord, empty_extent
 from data_collection.layout import (
     DATA,

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from armature.filesystem import Fs, replace_file, sync_tree
 from data_collection import commit_log, history
 from data_collection.commit_log import LINE, LOG_NAME
 from data_collection.episode import Episode
-from data_collection.filesystem import Fs, replace_file, sync_tree
 from data_collection.history import DROP, END, INCOMPLETE, EpisodeRecord, empty_extent
 from data_collection.layout import EPISODES, episode_folder
 from data_collection.recovery import close_arrays

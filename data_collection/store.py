@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from armature.errors import DatasetError, beside
+from armature.filesystem import Fs, make_parents, sync_tree
 from armature.spec import ArraySpec, RobotSpec
 from data_collection import commit_log, history
 from data_collection.commit_log import LOG_NAME
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.episode import Episode
 from data_collection.files import Files, LocalFiles, is_url, open_files
-from data_collection.filesystem import Fs, make_parents, sync_tree
 from data_collection.layout import EPISODES, ZARR_JSON, Encoding, data_layout, group_document
 from data_collection.streams import stream_specs
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.errors import InvalidValue
+from armature.filesystem import Fs, replace_file
 from armature.spec import ArraySpec
 from data_collection import blocks
-from data_collection.filesystem import Fs, replace_file
 from data_collection.history import Extent
 from data_collection.layout import (
     DATA,

@@ -17,7 +17,7 @@ from armature.config import from_plain, to_plain
 from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.normalizer import Normalizer
 from armature.spec import RobotSpec
-from policies.chunk_policy import ChunkPolicy
+from policies.chunk_policy import ACTION, ChunkPolicy
 from policies.policy_config import PolicyConfig
 from policies.registry import method_class
 from policies.tensor_folder import SHA256, TensorFolder
@@ -100,9 +100,19 @@ def build_policy(file: Path, document: Mapping[str, Any]) -> ChunkPolicy:
         config = from_plain(PolicyConfig, document["policy"])
         method = from_plain(method_class(family).Config, document["method"])
         spec = RobotSpec.from_json(document["spec"])
-        return ChunkPolicy(family, config, method, spec, Normalizer.from_json(document["normalizer"]))
+        normalizer = Normalizer.from_json(document["normalizer"])
+        _require_statistics(config.seen(spec), normalizer)
+        return ChunkPolicy(family, config, method, spec, normalizer)
     except (ConfigError, SpecMismatch) as error:
         raise CheckpointError(f"{file}: {error}") from error
+
+
+def _require_statistics(seen: RobotSpec, normalizer: Normalizer) -> None:
+    """Raise MissingStatistics, or SpecMismatch where they are those of another robot."""
+    sizes = {**{array.name: array.size for array in seen.observation.vectors}, ACTION: seen.action.dim}
+    for name, size in sizes.items():
+        if (found := len(normalizer.affine(name).scale)) != size:
+            raise SpecMismatch(f"normaliser statistics of {name} are of {found} elements, {seen.name} has {size}")
 
 
 def _load_weights(file: Path, policy: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from armature.errors import ConfigError, InvalidValue
 from armature.normalizer import Normalizer
 from armature.spec import ArraySpec, RobotSpec
-from armature.transforms import to_absolute
-from armature.types import ActionChunk, Observation
+from armature.transforms import to_absolute, to_relative
+from armature.types import ActionChunk, CommittedActions, Observation
 from policies.context import GOAL
+from policies.guidance import Guidance, align
 from policies.language import embed_prompts, shape_of
 from policies.method import Sampled
 from policies.nets.affine import AffineLayer
@@ -89,9 +90,16 @@ class ChunkPolicy(nn.Module):
         return self.loss(batch, generator)
 
     @torch.no_grad()
-    def sample(self, values: Mapping[str, Tensor], noise: Tensor, generator: torch.Generator | None = None) -> Sampled:
+    def sample(
+        self,
+        values: Mapping[str, Tensor],
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+        guidance: Guidance | None = None,
+    ) -> Sampled:
         """Turn `noise` (B, chunk_steps, D) into actions in physical units, relative where the config says so."""
-        actions, diagnostics = self.method.sample(self.encoder(values), noise, generator)
+        guide = () if guidance is None else (guidance,)
+        actions, diagnostics = self.method.sample(self.encoder(values), noise, generator, *guide)
         return Sampled(self.action_layer.invert(actions), diagnostics)
 
     def set_goal(self, values: Mapping[str, NDArray[Any]]) -> None:
@@ -141,15 +149,23 @@ class ChunkPolicy(nn.Module):
             generator.manual_seed(seed)
         return EpisodeState(generator)
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """Answer one observation with (chunk_steps, D) actions.
+    def infer(self, observation: Observation, committed: CommittedActions | None = None) -> ActionChunk:
+        """Answer one observation with (chunk_steps, D) actions, which go on from those that are `committed`.
 
-        Raises InvalidValue when it does not fit the spec, and ConfigError where the policy lacks a prompt.
+        Raises InvalidValue when it does not fit the spec, and ConfigError where the policy lacks a prompt or its family
+        cannot go on from committed actions.
         """
-        return self.infer_batch([observation], [self._episode])[0]
+        return self.infer_batch([observation], [self._episode], [committed])[0]
 
-    def infer_batch(self, observations: Sequence[Observation], episodes: Sequence[EpisodeState]) -> list[ActionChunk]:
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        episodes: Sequence[EpisodeState],
+        committed: Sequence[CommittedActions | None] = (),
+    ) -> list[ActionChunk]:
         """Answer an observation of each episode, each as `infer` would; several at once without the engine.
+
+        No engine knows of `committed` actions: with some, torch computes operation by operation.
 
         Only of a stochastic sampler the answers are others, though as likely: what it draws beyond the first noise
         comes from the first episode's generator for all.
@@ -159,8 +175,12 @@ class ChunkPolicy(nn.Module):
             raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
         seen = [self._checked(observation) for observation in observations]
         noise = torch.stack([torch.randn(self.chunk_shape, generator=episode.generator) for episode in episodes])
-        sample = self.engine if self.engine is not None and len(seen) == 1 else self.sample
-        sampled = sample(self.batch_of(seen), noise.to(self.device), episodes[0].generator)
+        guidance = self._guidance(observations, seen, committed)
+        drawn = noise.to(self.device), episodes[0].generator
+        if self.engine is not None and len(seen) == 1 and guidance is None:
+            sampled = self.engine(self.batch_of(seen), *drawn)
+        else:
+            sampled = self.sample(self.batch_of(seen), *drawn, guidance)
         chunks: list[ActionChunk] = []
         for i, (observation, episode) in enumerate(zip(observations, episodes, strict=True)):
             actions = sampled.actions[i].double().cpu().numpy()
@@ -171,6 +191,29 @@ class ChunkPolicy(nn.Module):
             diagnostics = {name: figure[i].item() for name, figure in sampled.diagnostics.items()}
             chunks.append(self._chunk(observation.stamp_ns, actions, episode.sequence, diagnostics))
         return chunks
+
+    def _guidance(
+        self,
+        observations: Sequence[Observation],
+        seen: Sequence[Mapping[str, NDArray[Any]]],
+        committed: Sequence[CommittedActions | None],
+    ) -> Guidance | None:
+        """Normalise what is committed at the steps of the chunks; None where nothing is."""
+        if not any(each is not None for each in committed):
+            return None
+        _require_committed_family(self.family)
+        (steps, dim), period_ns = self.chunk_shape, self.spec.action.period_ns
+        targets, weights = np.zeros((len(seen), steps, dim)), np.zeros((len(seen), steps))
+        for i, (observation, actions) in enumerate(zip(observations, committed, strict=True)):
+            if actions is not None:
+                targets[i], weights[i] = align(actions, observation.stamp_ns, period_ns, steps)
+        if self.relative_part is not None:
+            position, elements = self.relative_part
+            targets = to_relative(targets, np.stack([values[position][-1] for values in seen]), elements)
+        if not weights.any():
+            return None
+        target = self.action_layer(torch.from_numpy(targets).to(self.device))
+        return Guidance(target, torch.from_numpy(weights).to(target)[..., None])
 
     def _chunk(
         self, stamp_ns: int, actions: NDArray[np.float64], sequence: int, diagnostics: Mapping[str, float]
@@ -224,6 +267,12 @@ def _require_goal_family(family: str, goal_steps: int) -> None:
     if goal_steps and not getattr(method_class(family), "takes_goal", False):
         able = [name for name in METHODS if getattr(method_class(name), "takes_goal", False)]
         raise ConfigError(f"goal_steps is {goal_steps}: the family {family} takes no goal. Valid: {', '.join(able)}")
+
+
+def _require_committed_family(family: str) -> None:
+    if not getattr(method_class(family), "takes_committed", False):
+        able = ", ".join(name for name in METHODS if getattr(method_class(name), "takes_committed", False))
+        raise ConfigError(f"the family {family} cannot go on from committed actions. Valid: {able}")
 
 
 def _require_prompt_family(family: str, config: PolicyConfig) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from armature.errors import ConfigError, InvalidValue
 from policies.context import Context, ContextSpec
+from policies.guidance import Guidance, guided
 from policies.method import Sampled
 from policies.nets.denoisers import DitConfig, MlpConfig, TransformerConfig, UnetConfig
 
@@ -54,6 +55,7 @@ class Diffusion(nn.Module):
 
     family = "diffusion"
     Config = DiffusionConfig
+    takes_committed = True
 
     def __init__(self, config: DiffusionConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()
@@ -74,7 +76,13 @@ class Diffusion(nn.Module):
         target = prediction_target(self.noising, actions, noise, step)
         return nn.functional.mse_loss(self.denoiser(noisy, step, condition), target)
 
-    def sample(self, context: Context, noise: Tensor, generator: torch.Generator | None = None) -> Sampled:
+    def sample(
+        self,
+        context: Context,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+        guidance: Guidance | None = None,
+    ) -> Sampled:
         """Denoise step by step; raise InvalidValue where the sampler draws and has no generator."""
         if self.config.sampler == "ddpm" and generator is None:
             raise InvalidValue("the sampler ddpm draws noise at every step: give it a generator")
@@ -83,9 +91,41 @@ class Diffusion(nn.Module):
         actions = noise
         for step in self.sampler.timesteps.tolist():
             steps = torch.full((len(noise),), step, device=noise.device)
-            predicted = self.denoiser(actions, steps, condition)
+            if guidance is None:
+                predicted = self.denoiser(actions, steps, condition)
+            else:
+                predicted = self._guided_prediction(actions, steps, condition, guidance)
             actions = self.sampler.step(predicted, step, actions, generator=generator).prev_sample
         return Sampled(actions, {})
+
+    def _guided_prediction(self, noisy: Tensor, steps: Tensor, condition: Tensor, guidance: Guidance) -> Tensor:
+        """Return what the network would have to predict for the guided estimate of the clean chunk."""
+        kept = self.noising.alphas_cumprod[int(steps[0])].item()
+        signal, noise = kept**0.5, (1 - kept) ** 0.5
+        prediction = self.config.prediction
+
+        def clean(x: Tensor) -> Tensor:
+            return clean_of(prediction, self.denoiser(x, steps, condition), x, signal, noise)
+
+        estimate = guided(clean, noisy, signal, noise, guidance)
+        # Where there is next to no signal the estimate is far out of range, and its gradient too.
+        is_pulled = guidance.weights.amax(dim=1, keepdim=True) > 0
+        estimate = torch.where(is_pulled, estimate.clamp(-1, 1), estimate)
+        return prediction_of(prediction, estimate, noisy, signal, noise)
+
+
+def clean_of(prediction: str, predicted: Tensor, noisy: Tensor, signal: float, noise: float) -> Tensor:
+    """Return the clean chunk in `noisy` = signal * clean + noise * n; inverse of `prediction_of`."""
+    if prediction == "epsilon":
+        return (noisy - noise * predicted) / signal
+    return predicted if prediction == "sample" else signal * noisy - noise * predicted
+
+
+def prediction_of(prediction: str, clean: Tensor, noisy: Tensor, signal: float, noise: float) -> Tensor:
+    """Return the noise, the clean chunk or the velocity that go with a clean chunk."""
+    if prediction == "epsilon":
+        return (noisy - signal * clean) / noise
+    return clean if prediction == "sample" else (signal * noisy - clean) / noise
 
 
 def prediction_target(schedule: DDPMScheduler, actions: Tensor, noise: Tensor, step: Tensor) -> Tensor:

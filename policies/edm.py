@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from armature.errors import ConfigError, InvalidValue, unknown
+from policies.guidance import Guidance, guided
 
 SCHEDULES = ("exponential", "linear", "karras")
 SAMPLERS = ("ddim", "euler_ancestral", "heun")
@@ -127,6 +128,17 @@ def sample(
         else:
             x = _ancestral(x, clean, levels[step], levels[step + 1], generator)
     return x
+
+
+def going_on(denoise: Denoise, levels: Sequence[float], guidance: Guidance | None) -> Denoise:
+    """Return the denoiser that is pulled towards committed actions; `denoise` itself where there are none."""
+    if guidance is None:
+        return denoise
+
+    def pulled(noisy: Tensor, step: int) -> Tensor:
+        return guided(lambda x: denoise(x, step), noisy, 1.0, levels[step], guidance)
+
+    return pulled
 
 
 def network_calls(sampler: str, steps: int) -> int:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from armature.errors import ConfigError
 from policies.context import Context, ContextSpec
+from policies.guidance import Guidance, guided
 from policies.method import Sampled
 from policies.nets.embeddings import SinusoidalEmbedding
 from policies.nets.hrdt_block import ActionDecoder, BlockContext, HrdtBlock, adapter, initialise, sinusoids
@@ -68,6 +69,7 @@ class Hrdt(nn.Module):
     family = "hrdt"
     Config = HrdtConfig
     takes_prompt = True
+    takes_committed = True
     embodiment_modules: ClassVar[tuple[str, ...]] = ("state_adapter", "action_adapter", "decoder")
     """What is made anew for another robot."""
     camera_modules: ClassVar[tuple[str, ...]] = ("image_position",)
@@ -104,13 +106,30 @@ class Hrdt(nn.Module):
         noisy = torch.lerp(noise, actions, time[:, None, None])
         return nn.functional.mse_loss(self.velocity(noisy, time, self.remember(context)), actions - noise)
 
-    def sample(self, context: Context, noise: Tensor, generator: torch.Generator | None = None) -> Sampled:
+    def sample(
+        self,
+        context: Context,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+        guidance: Guidance | None = None,
+    ) -> Sampled:
         """Follow the velocity from `noise` in Euler steps of equal length; nothing is drawn beyond `noise`."""
         memory, actions, steps = self.remember(context), noise, self.config.sampling_steps
         for step in range(steps):
             time = torch.full((len(noise),), step / steps, device=noise.device)
-            actions = actions + self.velocity(actions, time, memory) / steps
+            if guidance is None:
+                velocity = self.velocity(actions, time, memory)
+            else:
+                velocity = self._guided_velocity(actions, time, memory, guidance)
+            actions = actions + velocity / steps
         return Sampled(actions, {})
+
+    def _guided_velocity(self, noisy: Tensor, time: Tensor, memory: Memory, guidance: Guidance) -> Tensor:
+        """Return the velocity that ends, along a straight path, at the guided estimate."""
+        reached = time[0].item()
+        left = 1 - reached
+        clean = guided(lambda x: x + left * self.velocity(x, time, memory), noisy, reached, left, guidance)
+        return (clean - noisy) / left
 
     def remember(self, context: Context) -> Memory:
         """Adapt what is observed and compute every block's keys and values of it."""

@@ -24,7 +24,8 @@ class Method(Protocol):
 
     Actions are normalised by the policy around it: those of the training data fill [-1, 1] in every dimension. A class
     whose attribute `takes_goal` is true uses Context.goal; for others a policy with goals is refused. One whose
-    `takes_prompt` is true uses Context.language; for others prompts may only reach the image networks.
+    `takes_prompt` is true uses Context.language; for others prompts may only reach the image networks. One whose
+    `takes_committed` is true can be guided: its `sample` takes a `policies.guidance.Guidance` as a further argument.
     """
 
     family: str

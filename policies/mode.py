@@ -38,7 +38,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from armature.errors import ConfigError
 from policies.context import Context, ContextSpec
-from policies.edm import EdmConfig, noised, sample, scalings, sigmas
+from policies.edm import EdmConfig, going_on, noised, sample, scalings, sigmas
+from policies.guidance import Guidance
 from policies.method import Sampled
 from policies.nets.attention import Attention
 from policies.nets.moe import FusedMixture, Mixture, Router, balance_loss, gumbel_noise
@@ -78,6 +79,7 @@ class Mode(nn.Module):
     Config = ModeConfig
     takes_goal = True
     takes_prompt = True
+    takes_committed = True
 
     def __init__(self, config: ModeConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()
@@ -106,7 +108,13 @@ class Mode(nn.Module):
         balance = torch.stack([balance_loss(routing) for routing in routings]).mean()
         return nn.functional.mse_loss(predicted, batch.targets) + self.config.balance_weight * balance
 
-    def sample(self, context: Context, noise: Tensor, generator: torch.Generator | None = None) -> Sampled:
+    def sample(
+        self,
+        context: Context,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+        guidance: Guidance | None = None,
+    ) -> Sampled:
         """Denoise along the schedule; at each step all samples are at the same level and share their experts."""
         levels = sigmas(self.config.edm, self.config.sampling_steps)
         condition = self.condition_in(context)
@@ -119,6 +127,7 @@ class Mode(nn.Module):
             embedding, experts = at_step(step)
             return skip * noisy + out * self._network(into * noisy, condition, embedding, experts)
 
+        denoise = going_on(denoise, levels, guidance)
         return Sampled(sample(denoise, noise, levels, self.config.edm.sampler, generator), {})
 
     def fuse_experts(self) -> FusedSteps:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from armature.errors import ConfigError
 from policies.context import Context, ContextSpec
-from policies.edm import EdmConfig, noised, sample, scalings, sigmas
+from policies.edm import EdmConfig, going_on, noised, sample, scalings, sigmas
+from policies.guidance import Guidance
 from policies.method import Sampled
 from policies.nets.attention import Attention
 
@@ -60,6 +61,7 @@ class Score(nn.Module):
     family = "score"
     Config = ScoreConfig
     takes_goal = True
+    takes_committed = True
 
     def __init__(self, config: ScoreConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()
@@ -76,7 +78,13 @@ class Score(nn.Module):
         predicted = self.network(batch.inputs, batch.levels, self.network.condition(context))
         return nn.functional.mse_loss(predicted, batch.targets)
 
-    def sample(self, context: Context, noise: Tensor, generator: torch.Generator | None = None) -> Sampled:
+    def sample(
+        self,
+        context: Context,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+        guidance: Guidance | None = None,
+    ) -> Sampled:
         """Denoise `noise`, and cut the actions to the range of the training data."""
         levels = sigmas(self.config.edm, self.config.sampling_steps)
         condition = self.network.condition(context)
@@ -86,6 +94,7 @@ class Score(nn.Module):
         def denoise(noisy: Tensor, step: int) -> Tensor:
             return self._denoised(noisy, levels[step], condition)
 
+        denoise = going_on(denoise, levels, guidance)
         return Sampled(sample(denoise, noise, levels, self.config.edm.sampler, generator).clamp(-1, 1), {})
 
     def _denoised(self, noisy: Tensor, sigma: float, condition: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from armature.errors import CheckpointError, beside, unknown
+from armature.filesystem import Fs, make_parents, sync_tree
 
 SHA256 = "sha256"
 
@@ -109,27 +110,44 @@ def read_file(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder of `files` at `path`, in place of one that is there; a crash leaves the old one or the new one."""
-    draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("draft", "old"))
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    draft.mkdir(parents=True)
-    for name, content in files.items():
-        with (draft / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    if path.exists():
-        path.rename(old)
-    draft.rename(path)
-    _sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def replace_folder(path: Path, files: Mapping[str, bytes], fs: Fs | None = None) -> None:
+    """Write a folder of `files` at `path`, in place of one that is there; a crash leaves the old one or the new one.
 
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    Raises OSError where the disk refuses; then the old one is as it was, or the new one is in place already.
+    """
+    fs = Fs() if fs is None else fs
+    # Hidden beside it until it is whole, then it holds what was replaced, if anything.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    if draft.exists():
+        fs.remove_tree(draft)
+    make_parents(fs, draft)
     try:
-        os.fsync(descriptor)
+        _write_folder(fs, draft, files)
+        _put_in_place(fs, draft, path)
+        fs.sync(path.parent)
     finally:
-        os.close(descriptor)
+        if draft.exists():
+            with suppress(OSError):
+                fs.remove_tree(draft)
+
+
+def _write_folder(fs: Fs, path: Path, files: Mapping[str, bytes]) -> None:
+    fs.make_folder(path)
+    for name, content in files.items():
+        fs.write(path / name, content)
+    sync_tree(fs, path)
+
+
+def _put_in_place(fs: Fs, draft: Path, path: Path) -> None:
+    if not path.exists():
+        fs.rename(draft, path)
+        return
+    try:
+        fs.exchange(draft, path)
+    except OSError:
+        # A file system that cannot swap (NFS): the old one keeps a name of its own until the new one is in place.
+        old = draft.with_suffix(".old")
+        fs.rename(path, old)
+        fs.rename(draft, path)
+        fs.sync(path.parent)
+        fs.remove_tree(old)

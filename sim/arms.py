@@ -18,6 +18,8 @@ class Arm:
 
     simulator_name: str
     """Its model in robosuite."""
+    limits_file: str
+    """Its file in `armature/robots`, without the suffix."""
     simulator_joints: tuple[str, ...]
     """Its joints in that model, without the model's prefix."""
     labels: tuple[str, ...]
@@ -40,17 +42,19 @@ ARMS = {
     # Joint ranges of the Franka Emika Robot (FER, the original Panda), from its interface specification.
     "panda": Arm(
         simulator_name="Panda",
+        limits_file="fer",
         simulator_joints=_PANDA_JOINTS,
         labels=tuple(f"panda_{joint}" for joint in _PANDA_JOINTS),
         low_rad=(-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
         high_rad=(2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973),
-        speed_max_rad_s=(1.09, 1.09, 1.09, 1.09, 1.30, 1.30, 1.30),
+        speed_max_rad_s=(1.0875, 1.0875, 1.0875, 1.0875, 1.305, 1.305, 1.305),
         home_rad=(0.0, np.pi / 16, 0.0, -np.pi / 2 - np.pi / 3, 0.0, np.pi - 0.2, np.pi / 4),
     ),
     # Joint ranges (a full turn both ways; the elbow half of it, as in the maker's own ROS description) and joint speed
     # (pi rad/s) of the Universal Robots UR5e, from its technical details.
     "ur5e": Arm(
         simulator_name="UR5e",
+        limits_file="ur5e",
         simulator_joints=_UR5E_JOINTS,
         labels=_UR5E_JOINTS,
         low_rad=(-6.28319, -6.28319, -3.14159, -6.28319, -6.28319, -6.28319),

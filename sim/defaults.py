@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import cache
+
+import yaml
 
 from armature.control.chunk_scheduler import SchedulerConfig
-from armature.control.safety_gate import SafetyLimits
+from armature.control.limits import ROBOTS, RequestLimits, RobotLimits, SafetyLimits, WatchLimits
 from armature.spec import JOINT_POSITION, ActionSpec
 from sim.arms import Arm, arm_of, arm_with
-from sim.tasks import ARM_RATE_HZ, GRIPPER_OPENING_MAX_M
+from sim.tasks import ARM_RATE_HZ
 
-JOINT_RANGE_MARGIN_RAD = 0.05
-STATE_AGE_MAX_S = 0.1
+PROFILE = "run"
 
 
 def panda_limits() -> SafetyLimits:
@@ -19,29 +22,38 @@ def panda_limits() -> SafetyLimits:
     return arm_limits(arm_of("panda"))
 
 
-def arm_limits(arm: Arm) -> SafetyLimits:
-    """Return the limits for the joint positions [rad] and a gripper opening [m] at the robot's normal speed."""
-    low = tuple(x + JOINT_RANGE_MARGIN_RAD for x in arm.low_rad)
-    high = tuple(x - JOINT_RANGE_MARGIN_RAD for x in arm.high_rad)
-    step = tuple(speed / ARM_RATE_HZ for speed in arm.speed_max_rad_s)
-    return SafetyLimits(
-        position_low=(*low, 0.0),
-        position_high=(*high, GRIPPER_OPENING_MAX_M),
-        # The gripper moves at its own speed whatever it is told: opening and closing fully is one legal step.
-        velocity_max=(*arm.speed_max_rad_s, math.inf),
-        step_max=(*step, math.inf),
-        max_state_age_s=STATE_AGE_MAX_S,
-    )
+def arm_limits(arm: Arm, profile: str = PROFILE) -> SafetyLimits:
+    """Return the limits of a profile for the joint positions [rad] and a gripper opening [m]."""
+    hand = robot_limits("fer").gripper
+    return _with_simulated_ages(replace(robot_limits(arm.limits_file), gripper=hand).safety(profile))
 
 
-def limits_for(spec: ActionSpec) -> SafetyLimits:
+@cache
+def robot_limits(robot: str) -> RobotLimits:
+    """Return what the file of a robot says; raise ConfigError on a file that makes no sense."""
+    return RobotLimits.from_mapping(yaml.safe_load((ROBOTS / f"{robot}.yaml").read_text()))
+
+
+def limits_for(spec: ActionSpec, profile: str = PROFILE) -> SafetyLimits:
     """Return the limits of a simulated robot: its arm's for joint positions, else only the action's own bounds."""
     if spec.kind == "joint_position":
-        return arm_limits(arm_with(spec[JOINT_POSITION].labels))
+        return arm_limits(arm_with(spec[JOINT_POSITION].labels), profile)
     unlimited = (math.inf,) * spec.dim
-    return SafetyLimits(tuple(spec.low.tolist()), tuple(spec.high.tolist()), unlimited, unlimited, STATE_AGE_MAX_S)
+    bounds = tuple(spec.low.tolist()), tuple(spec.high.tolist())
+    return _with_simulated_ages(SafetyLimits(*bounds, unlimited, unlimited, *_judgement()))
 
 
 def default_scheduler() -> SchedulerConfig:
     """Return the scheduling of a learned policy: execute 8 actions of a chunk, then ask again."""
     return SchedulerConfig(mode="receding_horizon", execute_steps=8)
+
+
+def _judgement() -> tuple[WatchLimits, RequestLimits]:
+    limits = robot_limits("fer")
+    return limits.watch, limits.request
+
+
+def _with_simulated_ages(limits: SafetyLimits) -> SafetyLimits:
+    """Set the ages of the measured state for the rate at which the simulator publishes it: 3 and 15 periods."""
+    watch = replace(limits.watch, state_hold_s=3 / ARM_RATE_HZ, state_latch_s=15 / ARM_RATE_HZ)
+    return replace(limits, watch=watch)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from armature.errors import ConfigError, unknown
 from armature.policy import Policy
 from armature.spec import JOINT_POSITION, RobotSpec
-from armature.types import ActionChunk, Observation
+from armature.types import ActionChunk, CommittedActions, Observation
 from sim.arms import arm_of
 from sim.kinematics import ArmKinematics, rotation_vector
 from sim.motion import TcpMotion, Waypoint
@@ -53,8 +53,10 @@ class ScriptedExpert:
         self._motion: TcpMotion | None = None
         self._sequence = 0
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """Answer an observation of STATE arrays with a chunk of one action."""
+    def infer(self, observation: Observation, committed: CommittedActions | None = None) -> ActionChunk:
+        """Answer an observation of STATE arrays with a chunk of one action; raise ConfigError on `committed` ones."""
+        if committed is not None:
+            raise ConfigError(f"{self.policy_id} cannot go on from committed actions: it answers with one action")
         latest = observation.latest()
         self._view = View.of(latest)
         if self._motion is None:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from armature.control.chunk_scheduler import ChunkScheduler, SchedulerConfig
 from armature.control.control_step import control_step
+from armature.control.limits import SafetyLimits
 from armature.control.observation_buffer import ObservationBuffer
 from armature.control.residual import NoResidual
-from armature.control.safety_gate import SafetyGate, SafetyLimits
+from armature.control.safety_gate import SafetyGate
 from armature.policy import Policy
 from armature.spec import require_compatible
-from armature.types import ActionChunk, Command, Observation, Reason, Sample
+from armature.types import ActionChunk, Command, CommittedActions, Observation, Reason, Sample, Tick
 
 OnStep = Callable[[dict[str, NDArray[Any]], Command], None]
 """Called once per tick with the observation before the command, and the command."""
@@ -57,7 +58,7 @@ def rollout(
     while not episode.is_done:
         observation = episode.observe()
         if observation is not None:
-            episode.take(policy.infer(observation))
+            episode.take(policy.infer(observation, episode.committed))
         episode.step(on_step)
     return episode.result()
 
@@ -78,30 +79,46 @@ class SimEpisode:
         self._scheduler = ChunkScheduler(scheduler_config)
         self._gate = SafetyGate(env.robot_spec.action, limits)
         self._commands: list[NDArray[np.float64]] = []
+        self._pending: tuple[ActionChunk, int] | None = None
         self._success = False
         self._maxima: dict[str, float] = {}
         self._values, _ = env.reset(seed=seed)
-        self._gate.arm(0, env.measured_action())
+        self._gate.arm(Tick(0, 0), Sample(0, 0, env.measured_action()))
 
     @property
     def _now_ns(self) -> int:
         return len(self._commands) * self._period_ns
 
     def observe(self) -> Observation | None:
-        """Take in what the world shows; return the observation of this tick when a chunk is due."""
+        """Take in what the world shows; return the observation of this tick when a chunk is due and none on its way."""
         for array in self._spec:
             self._buffer.push(array.name, self._now_ns, self._now_ns, self._values[array.name])
-        return self._buffer.latest(self._now_ns) if self._scheduler.needs_chunk(self._now_ns) else None
+        self._deliver()
+        is_due = self._pending is None and self._scheduler.needs_chunk(self._now_ns)
+        return self._buffer.latest(self._now_ns) if is_due else None
 
-    def take(self, chunk: ActionChunk) -> None:
-        """Take a policy's answer."""
-        self._scheduler.push(chunk)
+    @property
+    def committed(self) -> CommittedActions | None:
+        """Return what is executed while an observation of this tick is answered."""
+        return self._scheduler.committed(self._now_ns)
+
+    def take(self, chunk: ActionChunk, delay_ns: int = 0) -> None:
+        """Take a policy's answer to this tick, which arrives `delay_ns` later: until then no other is asked for."""
+        self._pending = chunk, self._now_ns + delay_ns
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand the answer on its way to the scheduler once its time has come."""
+        if self._pending is not None and self._pending[1] <= self._now_ns:
+            chunk, arrival_ns = self._pending
+            self._pending = None
+            self._scheduler.push(chunk, arrival_ns)
 
     def step(self, on_step: OnStep | None = None) -> None:
         """Command the world and let a period pass."""
         now_ns = self._now_ns
         measured = Sample(now_ns, now_ns, self._env.measured_action())
-        command = control_step(now_ns, measured, self._scheduler, NoResidual(), self._gate)
+        command = control_step(Tick(now_ns, now_ns), measured, self._scheduler, NoResidual(), self._gate)
         if on_step is not None:
             on_step(self._values, command)
         self._commands.append(command.action)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from armature.control.chunk_scheduler import SchedulerConfig
-from armature.control.safety_gate import SafetyLimits
+from armature.control.limits import SafetyLimits
 from armature.policy import Policy
-from armature.types import ActionChunk, Observation
+from armature.types import ActionChunk, CommittedActions, Observation
 from sim.rollout import EpisodeResult, SimEpisode
 
 
@@ -19,8 +19,13 @@ class BatchPolicy(Policy, Protocol):
         """Return the state of an episode, that `infer_batch` takes and changes: what `reset(seed)` does for `infer`."""
         ...
 
-    def infer_batch(self, observations: Sequence[Observation], episodes: Sequence[Any]) -> list[ActionChunk]:
-        """Answer the observation of each episode."""
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        episodes: Sequence[Any],
+        committed: Sequence[CommittedActions | None] = (),
+    ) -> list[ActionChunk]:
+        """Answer the observation of each episode, going on from what it executes meanwhile."""
         ...
 
 
@@ -54,7 +59,8 @@ def _run(episodes: Sequence[SimEpisode], policy: BatchPolicy) -> list[EpisodeRes
         asked = [(episode, state, episode.observe()) for episode, state in running]
         asking = [(episode, state, seen) for episode, state, seen in asked if seen is not None]
         if asking:
-            chunks = policy.infer_batch([seen for *_, seen in asking], [state for _, state, _ in asking])
+            committed = [episode.committed for episode, *_ in asking]
+            chunks = policy.infer_batch([seen for *_, seen in asking], [state for _, state, _ in asking], committed)
             for (episode, *_), chunk in zip(asking, chunks, strict=True):
                 episode.take(chunk)
         for episode, _ in running:

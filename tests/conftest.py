@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# The plugin beside this file, and the helpers of the fault tests, are imported by name.
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "faults")]
+pytest_plugins = ("fault_matrix",)
 
 # No deadline, because a loaded machine is no failure; the same examples on every run, so that a failure repeats.
 settings.register_profile("armature", deadline=None, derandomize=True)

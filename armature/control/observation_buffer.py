@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.alignment import StreamPolicy, newest_not_after
+from armature.control.stream_watch import FrozenWatch, Lack, LiveChecks, Obstacle, Refusal, find_skew
 from armature.errors import SpecMismatch, unknown
 from armature.spec import ArraySpec, ObservationSpec
 from armature.types import Observation, Sample
@@ -25,28 +26,48 @@ class ObservationBuffer:
     Values are kept by reference and copied once, into the observation: a pushed array must not be changed afterwards.
     All stamps, `now_ns` included, are on the clock of the acquisition stamps. Streams that `policies` does not name
     take the newest sample of at most `max_age_ns`.
+
+    `live` says what samples of a running robot have to satisfy. In simulated and recorded time, which may begin at 0
+    and has no clock to compare with, there is none: stamps only have to grow.
     """
 
     def __init__(
-        self, spec: ObservationSpec, obs_steps: int, max_age_ns: int, policies: Mapping[str, StreamPolicy] | None = None
+        self,
+        spec: ObservationSpec,
+        obs_steps: int,
+        max_age_ns: int,
+        policies: Mapping[str, StreamPolicy] | None = None,
+        live: LiveChecks | None = None,
     ) -> None:
         period_ns = round(1e9 / spec.rate_hz)
         self._ages_ns = np.arange(obs_steps - 1, -1, -1, dtype=np.int64) * period_ns
         of_stream = dict.fromkeys(spec.names, StreamPolicy(max_age_ns=max_age_ns)) | dict(policies or {})
         keep_ns = obs_steps * period_ns + LAG_NS
         self._streams = {name: _Stream(spec[name], policy, keep_ns) for name, policy in of_stream.items()}
+        self._live = live
+        frozen_after_ns: Mapping[str, int] = {} if live is None else live.frozen_after_ns
+        for name, limit_ns in frozen_after_ns.items():
+            self._stream(name).watch = FrozenWatch(limit_ns)
         self._begin_ns = 0
-        self.dropped: Counter[str] = Counter()
+        self._clock_ns = 0
+        self.refused: Counter[tuple[str, Refusal]] = Counter()
+        """Samples that were not taken, by stream and reason."""
+        self.withheld: Counter[tuple[str, Lack]] = Counter()
+        """Live: calls of `latest` without an answer, by the streams that were to blame and why."""
+        self.clock_resets = 0
+        """Live: how often everything was forgotten because the clock had been set back."""
 
     def push(self, name: str, stamp_ns: int, received_ns: int, value: NDArray[Any]) -> bool:
-        """Take one sample; return False, counting it in `dropped`, when its stamp is not newer or before the episode.
+        """Take one sample; return False, counting it in `refused` by reason, where its stamp cannot be right.
 
         Raises SpecMismatch on an unknown stream and InvalidValue on a value that is not what the spec says.
         """
         stream = self._stream(name)
         stream.spec.validate(value)
-        if stamp_ns < self._begin_ns or (stream.stamps_ns and stamp_ns <= stream.stamps_ns[-1]):
-            self.dropped[name] += 1
+        self._watch_clock()
+        reason = self._refusal(stream, stamp_ns)
+        if reason is not None:
+            self.refused[name, reason] += 1
             return False
         stream.append(Sample(stamp_ns, received_ns, value))
         return True
@@ -61,20 +82,18 @@ class ObservationBuffer:
 
         A tick before the first sample of the episode repeats that sample.
         """
-        ticks_ns = now_ns - self._ages_ns
-        values: dict[str, NDArray[Any]] = {}
-        for name, stream in self._streams.items():
-            indices = self._indices(stream, ticks_ns)
-            if indices.min() < 0:
-                return None
-            values[name] = np.stack([stream.samples[int(i)].value for i in indices])
+        found = self._align(now_ns)
+        obstacles = self._obstacles(found, now_ns)
+        if obstacles:
+            if self._live is not None:
+                self.withheld.update((obstacle.stream, obstacle.lack) for obstacle in obstacles)
+            return None
+        values = {name: np.stack([self._streams[name].samples[i].value for i in rows]) for name, rows in found.items()}
         return Observation(now_ns, values)
 
     def missing(self, now_ns: int) -> list[str]:
         """Name every stream that keeps `latest` from answering, and why, in words for a person."""
-        ticks_ns = now_ns - self._ages_ns
-        lacking = (s for s in self._streams.values() if self._indices(s, ticks_ns).min() < 0)
-        return [self._explain(stream, now_ns) for stream in lacking]
+        return [str(obstacle) for obstacle in self._obstacles(self._align(now_ns), now_ns)]
 
     def reset(self, begin_ns: int) -> None:
         """Begin an episode: drop samples stamped before `begin_ns` and refuse them from now on."""
@@ -87,22 +106,66 @@ class ObservationBuffer:
             raise SpecMismatch(unknown("observation", name, self._streams))
         return self._streams[name]
 
+    def _watch_clock(self) -> None:
+        """Forget everything when the clock was set back: what is kept would lie in the future for ever."""
+        if self._live is None:
+            return
+        now_ns = self._live.now_ns()
+        if now_ns < self._clock_ns - self._live.future_max_ns:
+            for stream in self._streams.values():
+                stream.clear()
+            self._begin_ns = self._clock_ns = now_ns
+            self.clock_resets += 1
+        self._clock_ns = max(self._clock_ns, now_ns)
+
+    def _refusal(self, stream: _Stream, stamp_ns: int) -> Refusal | None:
+        wrong = None if self._live is None else self._live.stamp_refusal(stamp_ns)
+        if wrong is not None:
+            return wrong
+        if stamp_ns < self._begin_ns:
+            return Refusal.BEFORE_EPISODE
+        if not stream.stamps_ns or stamp_ns > stream.stamps_ns[-1]:
+            return None
+        return Refusal.REPEATED if stamp_ns == stream.stamps_ns[-1] else Refusal.BACKWARDS
+
+    def _align(self, now_ns: int) -> dict[str, list[int]]:
+        """Return by stream the sample index of every tick, -1 where there is none; before the first sample it is 0."""
+        ticks_ns = now_ns - self._ages_ns
+        return {name: self._indices(stream, ticks_ns).tolist() for name, stream in self._streams.items()}
+
     def _indices(self, stream: _Stream, ticks_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the sample index of every tick, -1 where there is none; history before the first sample is 0."""
         indices = newest_not_after(np.array(stream.stamps_ns, dtype=np.int64), ticks_ns, stream.policy.limit_ns)
         if indices[-1] >= 0 and stream.forgotten_ns < self._begin_ns:
             indices[ticks_ns < stream.stamps_ns[0]] = 0
         return indices
 
-    def _explain(self, stream: _Stream, now_ns: int) -> str:
-        limit = f"limit {stream.policy.limit_ns / 1e9:.3f} s"
+    def _obstacles(self, found: Mapping[str, list[int]], now_ns: int) -> list[Obstacle]:
+        """Return everything that keeps the samples `found` from being an observation."""
+        watched = [(stream, self._fault(stream, found[name], now_ns)) for name, stream in self._streams.items()]
+        faults = [fault for _, fault in watched if fault is not None]
+        if self._live is None or faults:
+            return faults
+        fresh = {n: s for n, s in self._streams.items() if s.policy.mode != "hold"}
+        stamps_ns = {n: np.array([s.stamps_ns[i] for i in found[n]], dtype=np.int64) for n, s in fresh.items()}
+        skew = find_skew(stamps_ns, now_ns - self._ages_ns, self._live.skew_max_ns)
+        return [] if skew is None else [skew]
+
+    def _fault(self, stream: _Stream, rows: list[int], now_ns: int) -> Obstacle | None:
+        """Say why a stream by itself cannot be observed; live, its age counts at the clock too."""
+        limit_ns, name = stream.policy.limit_ns, stream.spec.name
         newest = bisect_right(stream.stamps_ns, now_ns) - 1
         if newest < 0:
-            return f"{stream.spec.name}: no sample yet"
-        age_ns = now_ns - stream.stamps_ns[newest]
-        if age_ns > stream.policy.limit_ns:
-            return f"{stream.spec.name}: newest sample is {age_ns / 1e9:.3f} s old ({limit})"
-        return f"{stream.spec.name}: gap in the last {self._ages_ns[0] / 1e9:.3f} s of history ({limit})"
+            return Obstacle(name, Lack.SILENT, "no sample yet")
+        age_ns = (now_ns if self._live is None else max(now_ns, self._live.now_ns())) - stream.stamps_ns[newest]
+        limit = f"limit {limit_ns / 1e9:.3f} s"
+        if age_ns > limit_ns:
+            return Obstacle(name, Lack.STALE, f"newest sample is {age_ns / 1e9:.3f} s old ({limit})")
+        if min(rows) < 0:
+            return Obstacle(name, Lack.GAP, f"gap in the last {self._ages_ns[0] / 1e9:.3f} s of history ({limit})")
+        if stream.watch is not None and stream.watch.is_frozen:
+            unchanged = f"unchanged for {stream.watch.unchanged_ns / 1e9:.3f} s while its stamps advanced"
+            return Obstacle(name, Lack.FROZEN, f"{unchanged} (limit {stream.watch.limit_ns / 1e9:.3f} s)")
+        return None
 
 
 class _Stream:
@@ -111,12 +174,15 @@ class _Stream:
     def __init__(self, spec: ArraySpec, policy: StreamPolicy, keep_ns: int) -> None:
         self.spec = spec
         self.policy = policy
+        self.watch: FrozenWatch | None = None
         self.stamps_ns: list[int] = []
         self.samples: list[Sample] = []
         self.forgotten_ns = -1
         self._keep_ns = keep_ns + policy.max_age_ns
 
     def append(self, sample: Sample) -> None:
+        if self.watch is not None:
+            self.watch.see(sample.stamp_ns, sample.value)
         self.stamps_ns.append(sample.stamp_ns)
         self.samples.append(sample)
         # Deletion in blocks keeps the average cost of a push constant for streams of 1 kHz.
@@ -130,3 +196,10 @@ class _Stream:
             self.forgotten_ns = self.stamps_ns[count - 1]
             del self.stamps_ns[:count]
             del self.samples[:count]
+
+    def clear(self) -> None:
+        self.stamps_ns.clear()
+        self.samples.clear()
+        self.forgotten_ns = -1
+        if self.watch is not None:
+            self.watch.clear()

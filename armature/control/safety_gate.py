@@ -1,158 +1,281 @@
-"""The last word before the arm: every command is finite, in range and near the one before it.
+"""The last word before the arm: every command is finite, in range, and near the one before it in place and speed.
 
-Comparisons are written so that NaN fails them: `not (low <= x <= high)` refuses, `x < low or x > high` would pass.
+One tick: watch the arm, decide which request is believed, want velocities towards it, cut them to what every joint may
+do (`limiter`, which is proved). A request passes to the last bit where no limit is in its way.
+
+It is not a safety function in the sense of a standard: the emergency stop and the enabling switch stay in hardware.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from armature.errors import ConfigError, InvalidValue
+from armature.control.arm_watch import ArmWatch
+from armature.control.limiter import JointLimits, velocity_range
+from armature.control.limits import SafetyLimits, check_limits
+from armature.control.pursuit import brake, fit, pursue, within
+from armature.control.request_check import RequestCheck
+from armature.errors import InvalidValue
 from armature.spec import TCP_DELTA, ActionSpec
-from armature.types import Command, Reason, Sample
+from armature.types import Command, GateState, Reason, Sample, Tick
+
+LATCHING = frozenset(
+    {
+        *(Reason.STATE_LOST, Reason.STATE_FROZEN, Reason.TRACKING_LOST, Reason.OVERSPEED, Reason.FIRST_COMMAND),
+        *(Reason.SECOND_WRITER, Reason.OPERATOR),
+    }
+)
+"""What only a new arming ends."""
+_OFF_THE_COMMAND = frozenset({Reason.STATE_FROZEN, Reason.TRACKING_LOST})
+# Nearer than this [rad or m] is there: what is left is rounding.
+_THERE = 1e-12
 
 
-@dataclass(frozen=True)
-class SafetyLimits:
-    """Limits per element of the action, in its units; infinite velocity and step exempt an element (a gripper)."""
+class MotionGuard(Protocol):
+    """Slows the joints for something that is no limit of a single joint, such as a wall."""
 
-    position_low: tuple[float, ...]
-    position_high: tuple[float, ...]
-    velocity_max: tuple[float, ...]
-    """[unit/s]"""
-    step_max: tuple[float, ...]
-    """[unit/tick]"""
-    max_state_age_s: float
+    def scale(
+        self, joints: NDArray[np.float64], velocity: NDArray[np.float64], period_s: float
+    ) -> tuple[float, tuple[Reason, ...]]:
+        """Return the factor in [0, 1] for the joints' velocities in the next tick, and why."""
+        ...
 
 
 class SafetyGate:
-    """Lets a request through, shortened where limits ask for it, or holds the last command.
+    """Lets a request through, shortened where limits ask for it, or stops the arm along its path.
 
-    Limits are checked against the last command, not against the measured state, which lags behind. Elements of a
-    `tcp/delta` are motions already: their last command counts as zero, and holding means zero.
+    Limits count from the last command, not from the measured state, which lags behind. Elements of a `tcp/delta` are
+    motions already: holding them means zero. Used by one thread.
     """
 
-    def __init__(self, spec: ActionSpec, limits: SafetyLimits) -> None:
+    def __init__(
+        self,
+        spec: ActionSpec,
+        limits: SafetyLimits,
+        period_ns: int | None = None,
+        guard: MotionGuard | None = None,
+    ) -> None:
+        """Make a gate, disarmed, that is asked every `period_ns`: the action's period unless told otherwise."""
         check_limits(spec, limits)
+        self.state = GateState.DISARMED
+        self.fault: Reason | None = None
+        """Why it is latched."""
         self.counts: Counter[Reason] = Counter()
-        self._low = np.array(limits.position_low)
-        self._high = np.array(limits.position_high)
-        self._velocity_max = np.array(limits.velocity_max)
-        self._step_max = np.array(limits.step_max)
-        self._is_limited = np.isfinite(self._velocity_max) | np.isfinite(self._step_max)
-        self._is_delta = np.zeros(spec.dim, dtype=bool)
-        if spec.kind == "tcp_delta":
-            self._is_delta[spec.slice_of(TCP_DELTA)] = True
-        self._max_state_age_ns = limits.max_state_age_s * 1e9
-        self._period_ns = spec.period_ns
-        self._reference: NDArray[np.float64] | None = None
-        self._reference_ns = 0
-        self._is_armed = False
+        self._low, self._high = limits.position_low, limits.position_high
+        self._limited = [i for i in range(spec.dim) if math.isfinite(limits.velocity_max[i])]
+        self._joints = [
+            JointLimits(self._low[i], self._high[i], limits.velocity_max[i], limits.acceleration_max[i])
+            for i in self._limited
+        ]
+        self._free = [i for i in range(spec.dim) if i not in self._limited]
+        deltas = spec.slice_of(TCP_DELTA) if spec.kind == "tcp_delta" else slice(0)
+        self._deltas = range(spec.dim)[deltas]
+        self._period_ns = spec.period_ns if period_ns is None else period_ns
+        self._guard = guard
+        self._watch = ArmWatch(spec.dim, self._limited, [joint.velocity_max for joint in self._joints], limits.watch)
+        self._requests = RequestCheck(limits, spec.period_ns / 1e9)
+        self._position: list[float] | None = None
+        self._velocity = [0.0] * len(self._limited)
+        self._target: list[float] | None = None
+        self._anchor: list[float] | None = None
+        self._last_ns = 0
+        self._last: Command | None = None
 
     @property
     def is_armed(self) -> bool:
-        """Tell whether requests are let through."""
-        return self._is_armed
+        """Tell whether requests are let through as soon as they are valid."""
+        return self.state in (GateState.ARMED, GateState.HOLD)
 
-    def arm(self, now_ns: int, measured: NDArray[Any]) -> None:
-        """Let requests through, starting from `measured` (D,); raise InvalidValue unless it is finite."""
-        if self._fault(measured) is not None:
-            raise InvalidValue(f"cannot arm at {measured}: needs {len(self._low)} finite values")
-        # As if it had been commanded one period ago, so that the tick `now_ns` may already move.
-        self._remember(now_ns - self._period_ns, measured)
-        self._is_armed = True
+    @property
+    def is_at_rest(self) -> bool:
+        """Tell whether the commands stand still."""
+        return not any(self._velocity)
+
+    def arm(self, tick: Tick, measured: Sample) -> None:
+        """Let requests through, starting at rest from `measured`; the only way out of LATCHED.
+
+        Raises InvalidValue unless it has the action's size, is finite and fresh, and the commands stand still.
+        """
+        if not self.is_at_rest:
+            raise InvalidValue("cannot arm: the arm is still coming to rest")
+        if not self._watch.is_valid(measured):
+            raise InvalidValue(f"cannot arm at {measured.value}: needs {len(self._low)} finite values")
+        self._watch.begin(measured)
+        if not self._watch.is_fresh(tick.steady_ns):
+            age_s = (tick.steady_ns - measured.received_ns) / 1e9
+            raise InvalidValue(f"cannot arm: the measured state is {age_s:.3f} s old")
+        self._requests.begin()
+        # As if it had been commanded one period ago, so that the tick itself may already move.
+        self._rest_at(self._watch.state or [], tick.steady_ns - self._period_ns)
+        self.state, self.fault = GateState.ARMED, None
 
     def disarm(self) -> None:
-        """Refuse every request from now on and follow the measured state."""
-        self._is_armed = False
+        """Let nothing through from now on: come to rest, then follow the measured state; no way out of LATCHED."""
+        if self.is_armed:
+            self.state = GateState.DISARMED
+
+    def latch(self, fault: Reason) -> None:
+        """Stop, until armed anew; without effect while disarmed or latched already."""
+        if self.is_armed:
+            self.state, self.fault = GateState.LATCHED, fault
+            # Where the arm has not followed, holding the command would press on against what keeps it.
+            state = self._watch.state
+            self._anchor = None if state is None or fault not in _OFF_THE_COMMAND else self._standing(state)
 
     def check(
-        self, now_ns: int, requested: NDArray[Any] | None, measured: Sample | None, chunk_stamp_ns: int | None
+        self,
+        tick: Tick,
+        requested: NDArray[Any] | None,
+        measured: Sample | None,
+        chunk_stamp_ns: int | None,
+        base: NDArray[Any] | None = None,
     ) -> Command:
-        """Return the command for the tick `now_ns`: `requested` (D,) within the limits, or a hold with the reason.
+        """Return the command of a tick: `requested` (D,) within the limits, or a stop, with the reasons.
 
-        `measured` (D,) is dated on the clock of `now_ns`; whoever watches the arm on a steady clock passes None when it
-        went silent. Raises InvalidValue when unarmed and no state was ever measured: then no command is safe.
+        `measured` (D,) is the newest state, however old; its age is that of its `received_ns`. `base` (D,) is the
+        request without its learned correction, where it has one. Raises InvalidValue when unarmed and no state was
+        ever measured: then no command is safe.
         """
-        state = self._fresh_state(now_ns, measured)
-        if state is not None and not self._is_armed:
-            self._remember(now_ns, state)
-        if self._reference is None:
-            raise InvalidValue("the state of the arm is not known yet: no command is safe")
-        refusal = self._refusal(requested, state)
-        if refusal is not None or requested is None:
-            action, reasons = self._reference, (refusal or Reason.NO_CHUNK,)
+        ticks = self._ticks_since_last(tick.steady_ns)
+        if ticks == 0 and self._last is not None:
+            # Not the array sent before, which its receiver may have changed.
+            return replace(self._last, action=np.array(self._position))
+        self._watch.take(measured, self._position or [])
+        if self.state is GateState.DISARMED:
+            reasons = self._follow(tick.steady_ns, ticks)
         else:
-            action, reasons = self._limit(now_ns, requested.astype(np.float64), self._reference)
-        self._remember(now_ns, action)
+            age_s = 0.0 if chunk_stamp_ns is None else (tick.stamp_ns - chunk_stamp_ns) / 1e9
+            reasons = self._drive(tick.steady_ns, ticks, requested, base, age_s)
         self.counts.update(reasons)
-        return Command(now_ns, action.copy(), requested, reasons, chunk_stamp_ns)
+        self._last_ns = tick.steady_ns
+        self._last = Command(tick.stamp_ns, np.array(self._position), requested, reasons, chunk_stamp_ns, self.state)
+        return self._last
 
-    def _refusal(self, requested: NDArray[Any] | None, state: NDArray[Any] | None) -> Reason | None:
-        if not self._is_armed:
-            return Reason.NOT_ARMED
-        if state is None:
-            return Reason.STALE_STATE
-        return Reason.NO_CHUNK if requested is None else self._fault(requested)
+    def _follow(self, now_ns: int, ticks: int) -> tuple[Reason, ...]:
+        if any(self._velocity):
+            self._move(None, ticks)
+        elif self._watch.state is not None and self._watch.is_fresh(now_ns):
+            self._rest_at(self._watch.state, now_ns)
+        if self._position is None:
+            raise InvalidValue("the state of the arm is not known yet: no command is safe")
+        return (Reason.NOT_ARMED,)
 
-    def _limit(
-        self, now_ns: int, requested: NDArray[np.float64], reference: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], tuple[Reason, ...]]:
-        # Outside the range (an arm moved by hand) the present position is the bound: only inward, no jump into range.
-        low, high = np.minimum(self._low, reference), np.maximum(self._high, reference)
-        target = np.clip(requested, low, high)
-        motion = target - reference
-        # A late tick must not catch up in one jump, and a repeated one must not move twice; 1 ns avoids 0 / 0.
-        elapsed_s = min(max(now_ns - self._reference_ns, 1), self._period_ns) / 1e9
-        by_velocity = float((np.abs(motion) / (self._velocity_max * elapsed_s)).max())
-        by_step = float((np.abs(motion) / self._step_max).max())
-        reasons: list[Reason] = []
-        if not (target == requested).all():
-            reasons.append(Reason.POSITION_LIMIT)
-        if not by_velocity <= 1:
-            reasons.append(Reason.VELOCITY_LIMIT)
-        if not by_step <= 1:
-            reasons.append(Reason.STEP_LIMIT)
-        # One factor for all limited elements keeps the direction of the motion; 1 must give the target to the last bit.
-        excess = max(by_velocity, by_step)
-        if not excess <= 1:
-            slowed = np.clip(reference + motion / excess, low, high)
-            target = np.where(self._is_limited, slowed, target)
-        return target, tuple(reasons)
+    def _drive(
+        self, now_ns: int, ticks: int, requested: NDArray[Any] | None, base: NDArray[Any] | None, chunk_age_s: float
+    ) -> tuple[Reason, ...]:
+        position = self._position or []
+        fault = self._watch.judge(now_ns, position)
+        if fault in LATCHING:
+            self.latch(fault)
+        target, reasons = None, (fault,) if fault else ()
+        if self.is_armed and fault is None:
+            target, reasons = self._requests.judge(requested, base, chunk_age_s, position)
+            if reasons and reasons[0] in LATCHING:
+                self.latch(reasons[0])
+        else:
+            self._requests.hold()
+        if self.state is GateState.LATCHED:
+            self._move(self._anchor, ticks)
+            return (Reason.LATCHED, *((self.fault,) if self.fault else ()))
+        self.state = GateState.HOLD if target is None else GateState.ARMED
+        return (*reasons, *self._move(target, ticks))
 
-    def _fresh_state(self, now_ns: int, measured: Sample | None) -> NDArray[Any] | None:
-        if measured is None or self._fault(measured.value) is not None:
-            return None
-        # A stamp far in the future comes from a broken clock and is no better than an old one.
-        return measured.value if abs(now_ns - measured.stamp_ns) <= self._max_state_age_ns else None
+    def _move(self, target: list[float] | None, ticks: int) -> tuple[Reason, ...]:
+        """Move the command one tick towards `target`, or towards rest; return which limits were in the way."""
+        position, period_s = self._position or [], self._period_ns / 1e9
+        missed = ticks - 1
+        while missed > 0 and any(self._velocity):
+            # The arm had no commands meanwhile: it has slowed down, or come to rest.
+            self._velocity, missed = brake(self._velocity, self._joints, period_s), missed - 1
+        if target is None:
+            self._target = None
+            wanted, reasons = brake(self._velocity, self._joints, period_s), ()
+        else:
+            wanted, reasons = self._towards(target, ticks)
+        if self._guard is not None:
+            joints = np.array([position[i] for i in self._limited])
+            factor, because = self._guard.scale(joints, np.array(wanted), period_s)
+            wanted, reasons = [factor * velocity for velocity in wanted], reasons + because
+        ranges = [
+            velocity_range(position[i], velocity, joint, period_s)
+            for i, velocity, joint in zip(self._limited, self._velocity, self._joints, strict=True)
+        ]
+        self._velocity = fit(wanted, ranges)
+        has_arrived = self._advance(period_s)
+        return reasons if has_arrived or reasons else (Reason.ACCELERATION_LIMIT,)
 
-    def _fault(self, value: NDArray[Any]) -> Reason | None:
-        if value.shape != self._low.shape or value.dtype.kind not in "fiu":
-            return Reason.MALFORMED
-        return None if np.isfinite(value).all() else Reason.NOT_FINITE
+    def _towards(self, target: list[float], ticks: int) -> tuple[list[float], tuple[Reason, ...]]:
+        """Return the velocities that follow `target`, and which limits it asks to pass."""
+        position, period_s = self._position or [], self._period_ns / 1e9
+        goal = self._in_range(target, position)
+        before = goal if self._target is None else self._target
+        self._target = goal
+        gaps: list[float] = []
+        speeds: list[float] = []
+        share, is_too_fast = 1.0, False
+        for i, joint in zip(self._limited, self._joints, strict=True):
+            gap, speed, fastest = goal[i] - position[i], (goal[i] - before[i]) / (ticks * period_s), joint.velocity_max
+            gaps.append(gap)
+            speeds.append(speed)
+            if not -fastest <= share * speed <= fastest:
+                share = fastest / abs(speed)
+            if not -_THERE <= gap + fastest * period_s <= 2 * fastest * period_s + _THERE:
+                is_too_fast = True
+        reasons = () if goal is target else (Reason.POSITION_LIMIT,)
+        if is_too_fast:
+            reasons = (*reasons, Reason.VELOCITY_LIMIT)
+        # Cut joint by joint, the velocity of a target that jumps would point elsewhere.
+        return pursue(gaps, [share * speed for speed in speeds], self._joints, period_s), reasons
 
-    def _remember(self, now_ns: int, action: NDArray[Any]) -> None:
-        self._reference = np.where(self._is_delta, 0.0, action)
-        self._reference_ns = now_ns
+    def _in_range(self, target: list[float], position: list[float]) -> list[float]:
+        """Return `target` itself where it lies in the range, else cut to it."""
+        for x, low, high in zip(target, self._low, self._high, strict=True):
+            if not low <= x <= high:
+                break
+        else:
+            return target
+        # Outside the range (an arm moved by hand) the present position is the bound: no jump into the range.
+        return [
+            within(x, min(low, now), max(high, now))
+            for x, now, low, high in zip(target, position, self._low, self._high, strict=True)
+        ]
 
+    def _advance(self, period_s: float) -> bool:
+        """Move the command by the chosen velocities; tell whether it is where it was asked to be."""
+        position, goal, has_arrived = list(self._position or []), self._target, True
+        for i, velocity in zip(self._limited, self._velocity, strict=True):
+            before = position[i]
+            after = before + velocity * period_s
+            if goal is not None:
+                if -_THERE <= after - goal[i] <= _THERE:
+                    after = goal[i]
+                else:
+                    has_arrived = False
+            # What the proof says over the reals, rounding may miss by the last bit.
+            low, high = self._low[i], self._high[i]
+            position[i] = within(after, low if low < before else before, high if high > before else before)
+        for i in self._free:
+            position[i] = goal[i] if goal is not None else 0.0 if i in self._deltas else position[i]
+        self._position = position
+        return has_arrived
 
-def check_limits(spec: ActionSpec, limits: SafetyLimits) -> None:
-    """Raise ConfigError naming the element unless the limits fit the action and lie within its own bounds."""
-    for field in ("position_low", "position_high", "velocity_max", "step_max"):
-        if len(getattr(limits, field)) != spec.dim:
-            raise ConfigError(f"{field} has {len(getattr(limits, field))} values, the action {spec.dim}")
-    labels = spec.labels if len(spec.labels) == spec.dim else tuple(f"element {i}" for i in range(spec.dim))
-    for i, label in enumerate(labels):
-        low, high = limits.position_low[i], limits.position_high[i]
-        if not spec.low[i] <= low <= high <= spec.high[i] or not np.isfinite([low, high]).all():
-            raise ConfigError(f"{label}: position limits {low}..{high} must lie in {spec.low[i]}..{spec.high[i]}")
-        for field, value in (("velocity_max", limits.velocity_max[i]), ("step_max", limits.step_max[i])):
-            if not value > 0:
-                raise ConfigError(f"{label}: {field} is {value}, must be positive")
-    if not limits.max_state_age_s > 0:
-        raise ConfigError(f"max_state_age_s is {limits.max_state_age_s}, must be positive")
+    def _rest_at(self, position: list[float], now_ns: int) -> None:
+        self._position = self._standing(position)
+        self._velocity = [0.0] * len(self._limited)
+        self._target, self._last_ns = None, now_ns
+
+    def _standing(self, state: list[float]) -> list[float]:
+        """Return the command that keeps the arm at `state`."""
+        return [0.0 if i in self._deltas else x for i, x in enumerate(state)]
+
+    def _ticks_since_last(self, now_ns: int) -> int:
+        """Return how many periods have passed, 0 for a tick that is repeated, or comes far too early."""
+        if self._last is None:
+            return 1
+        return max(0, round((now_ns - self._last_ns) / self._period_ns))

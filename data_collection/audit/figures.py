@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from data_collection.audit.config import AuditConfig
 from data_collection.audit.findings import Finding
 from data_collection.audit.timing import Timing, gap_limit_s
 from data_collection.audit.traces import ImageTrace, read_trace
-from data_collection.plot_style import BLUE, COLOURS, INK, ORANGE, RED, STYLE
+from data_collection.plot_style import BLUE, COLOURS, INK, ORANGE, RED, STYLE, svg_text
 from data_collection.store import Episode
 
 POINTS_MAX = 600
@@ -33,10 +32,7 @@ EXTENDED = ("gap", "frozen", "idle")
 def styled(draw: Callable[[], Figure]) -> str:
     """Draw a figure in the house's style and return it as SVG text."""
     with matplotlib.rc_context(STYLE):
-        buffer = io.StringIO()
-        draw().savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        return svg_text(draw())
 
 
 def curves(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from armature.errors import ArmatureError, DatasetError
-from data_collection.filesystem import Fs, sync_tree
+from armature.filesystem import Fs, sync_tree
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from armature.errors import ArmatureError, DatasetError, InvalidValue
+from armature.filesystem import Fs
 from data_collection.converters.source import Source, SourceEpisode, fingerprint_of
 from data_collection.dataset_writer import DatasetWriter
-from data_collection.filesystem import Fs
 from data_collection.store import Dataset, create_dataset, open_dataset
 from data_collection.streams import ACTION_EXECUTED
 

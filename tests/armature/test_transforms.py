@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from armature.transforms import to_absolute, to_relative
+from armature.errors import InvalidValue
+from armature.transforms import to_absolute, to_relative, unit_quaternion
 
 
 def test_only_the_part_becomes_relative_to_the_reference():
@@ -29,3 +31,35 @@ def test_absolute_undoes_relative(actions, reference):
     part = slice(1, 4)
     np.testing.assert_allclose(to_absolute(to_relative(actions, reference, part), reference, part), actions, atol=1e-9)
     np.testing.assert_allclose(to_relative(to_absolute(actions, reference, part), reference, part), actions, atol=1e-9)
+
+
+quaternions = arrays(np.float64, 4, elements=st.floats(-1, 1)).filter(lambda q: np.linalg.norm(q) > 0.1)
+
+
+@pytest.mark.fault(row=17)
+@given(quaternion=quaternions, norm=st.floats(0.9991, 1.0009))
+def test_a_quaternion_that_is_nearly_unit_becomes_so_and_keeps_its_sign(quaternion, norm):
+    unit = quaternion / np.linalg.norm(quaternion)
+    found = unit_quaternion(unit * norm)
+    np.testing.assert_allclose(found, unit, atol=2e-6)
+    assert abs(np.linalg.norm(found) - 1) <= 1e-6
+
+
+@pytest.mark.fault(row=17)
+@given(quaternion=quaternions, norm=st.floats(0, 0.9989) | st.floats(1.0011, 1e300))
+def test_a_quaternion_that_is_not_unit_is_refused(quaternion, norm):
+    with pytest.raises(InvalidValue, match=r"quaternion has norm .*, expected 1 within 0\.001"):
+        unit_quaternion(quaternion / np.linalg.norm(quaternion) * norm)
+
+
+@pytest.mark.fault(row=17)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_quaternion_that_is_not_finite_is_refused(value):
+    with pytest.raises(InvalidValue, match="quaternion has norm"):
+        unit_quaternion(np.array([0.0, 0.0, value, 1.0]))
+
+
+@given(quaternions)
+def test_a_quaternion_that_was_rounded_to_float32_stays_as_it_is_bit_for_bit(quaternion):
+    rounded = (quaternion / np.linalg.norm(quaternion)).astype(np.float32)
+    assert unit_quaternion(rounded.astype(np.float64)).astype(np.float32).tobytes() == rounded.tobytes()

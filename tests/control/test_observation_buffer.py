@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from armature.alignment import Mode, StreamPolicy, align
 from armature.control.observation_buffer import ObservationBuffer
+from armature.control.stream_watch import Refusal
 from armature.errors import InvalidValue, SpecMismatch
 from armature.spec import CAMERA_WRIST, JOINT_POSITION, ArraySpec, ObservationSpec
 
@@ -88,7 +89,7 @@ def test_stamps_that_do_not_grow_are_dropped_and_counted():
     assert not buffer.push(JOINT_POSITION, 100 * MS, 0, joints(1))
     assert not buffer.push(JOINT_POSITION, 99 * MS, 0, joints(1))
     assert buffer.push(JOINT_POSITION, 101 * MS, 0, joints(1))
-    assert buffer.dropped == {JOINT_POSITION: 2}
+    assert buffer.refused == {(JOINT_POSITION, Refusal.REPEATED): 1, (JOINT_POSITION, Refusal.BACKWARDS): 1}
 
 
 def test_reset_drops_what_came_before_and_refuses_it_from_then_on():

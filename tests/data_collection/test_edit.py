@@ -117,6 +117,7 @@ def version_1(tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
+@pytest.mark.fault(row=51)
 def test_version_1_is_copied_with_every_sample(tmp_path: Path, version_1: Path) -> None:
     assert run("migrate", version_1, tmp_path / "new") == 0
     dataset = open_dataset(tmp_path / "new")
@@ -135,6 +136,7 @@ def test_version_1_is_copied_with_every_sample(tmp_path: Path, version_1: Path) 
     assert metadata["migrated_from"]["versions"]["armature"] == "0.1.0"
 
 
+@pytest.mark.fault(row=51)
 def test_a_damaged_original_leaves_no_copy(tmp_path: Path, version_1: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (version_1 / "episodes/000001/joint/position/data/c.1.0").unlink()
     assert run("migrate", version_1, tmp_path / "new") == 2

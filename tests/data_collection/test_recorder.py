@@ -76,6 +76,7 @@ def test_every_refused_sample_is_counted_by_reason(dataset: Dataset) -> None:
     assert dataset.episodes[0].metadata["outcome"] == "failure"
 
 
+@pytest.mark.fault(row=46)
 def test_a_flood_is_dropped_not_waited_for_and_what_was_taken_is_kept(dataset: Dataset) -> None:
     image = np.zeros((24, 32, 3), np.uint8)
     taken: dict[int, list[int]] = {0: [], 1: []}
@@ -126,6 +127,7 @@ def test_outside_an_episode_samples_are_refused_and_not_counted(dataset: Dataset
     assert dataset.episodes == []
 
 
+@pytest.mark.fault(row=45)
 def test_a_disk_that_refuses_costs_what_was_not_committed_and_is_told(dataset: Dataset) -> None:
     with Recorder(dataset, replace(CONFIG, commit_period_s=0.02)) as recorder:
         recorder.start({})

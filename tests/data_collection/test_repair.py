@@ -72,6 +72,7 @@ def test_a_sound_dataset_is_left_alone(dataset: Dataset, capsys: pytest.CaptureF
     assert tree(dataset.path) == before
 
 
+@pytest.mark.fault(row=50)
 def test_an_episode_is_cut_before_the_first_damaged_frame(dataset: Dataset) -> None:
     folder = dataset.path / "episodes/000001/camera/scene/data"
     flip(folder / "c.1.0.0.0", 0.5)  # some frame of rows 64 to 127
@@ -85,6 +86,7 @@ def test_an_episode_is_cut_before_the_first_damaged_frame(dataset: Dataset) -> N
     assert (dataset.path / "lost/000001.0").is_dir()
 
 
+@pytest.mark.fault(row=50)
 def test_an_episode_of_which_nothing_can_be_read_is_taken_out_and_kept_aside(dataset: Dataset) -> None:
     flip(dataset.path / "episodes/000000/joint/position/stamps_ns/c.0.0", 0.5)
     assert repair(dataset.path) == ["episode 0: nothing can be read; its files are in lost/"]
@@ -105,6 +107,7 @@ def test_a_lost_commit_line_costs_no_frame_that_another_line_vouches_for(dataset
     assert dataset.episodes[1].metadata["termination"] == "the writer died"
 
 
+@pytest.mark.fault(row=50)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_damaged_repair_is_right_and_idempotent(sound: Path, tmp_path: Path, data: st.DataObject) -> None:

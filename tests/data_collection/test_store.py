@@ -174,6 +174,7 @@ def promise_a_bomb(dataset: Dataset) -> None:
     (dataset.path / "episodes/000000/joint/position/data/c.0.0").write_bytes(content)
 
 
+@pytest.mark.fault(row=50)
 @pytest.mark.parametrize(
     "damage", [damage_chunk, remove_chunk, cut_chunk, empty_chunk, link_out_of_the_dataset, promise_a_bomb]
 )
@@ -186,6 +187,7 @@ def test_damage_is_named_and_stays_with_its_stream(dataset: Dataset, damage) -> 
     assert len(episode.read("gripper/opening")[2]) == 3
 
 
+@pytest.mark.fault(row=50)
 def test_a_damaged_commit_line_is_named_and_costs_only_its_episode(dataset: Dataset) -> None:
     write_episode(dataset, 3)
     write_episode(dataset, 4)
@@ -201,6 +203,7 @@ def test_a_damaged_commit_line_is_named_and_costs_only_its_episode(dataset: Data
     assert (dataset.path / "episodes/000001").exists()
 
 
+@pytest.mark.fault(row=51)
 @pytest.mark.parametrize(
     ("version", "message"),
     [

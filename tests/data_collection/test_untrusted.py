@@ -123,6 +123,7 @@ ATTACKS = [
 ]
 
 
+@pytest.mark.fault(row=52)
 @pytest.mark.parametrize(("attack", "message"), ATTACKS, ids=[attack.__name__ for attack, _ in ATTACKS])
 def test_row_52_an_attack_is_refused_by_name_with_little_memory(
     dataset: Dataset, attack: Callable[[Path], None], message: str
@@ -137,6 +138,7 @@ def test_row_52_an_attack_is_refused_by_name_with_little_memory(
     assert int(memory_mb) < MEMORY_MAX_MB
 
 
+@pytest.mark.fault(row=52)
 def test_row_52_what_an_array_says_of_itself_is_not_believed(dataset: Dataset) -> None:
     file = dataset.path / "episodes/000000/joint/position/data/zarr.json"
     codecs = [{"name": "numcodecs.pickle"}]
@@ -144,6 +146,7 @@ def test_row_52_what_an_array_says_of_itself_is_not_believed(dataset: Dataset) -
     assert open_dataset(dataset.path).episodes[0].read("joint/position")[2].tolist() == [[1, 1]] * 3
 
 
+@pytest.mark.fault(row=52)
 @pytest.mark.parametrize(
     "change", [{"episode": "x"}, {"episode": -1}, {"kind": 7}, {"metadata": []}, {"streams": {"a": {"length": "many"}}}]
 )
@@ -153,6 +156,7 @@ def test_row_52_a_forged_line_is_named(dataset: Dataset, change: dict) -> None:
     assert dataset.episodes == []
 
 
+@pytest.mark.fault(row=52)
 def test_row_52_deep_json_is_refused(dataset: Dataset) -> None:
     (dataset.path / "zarr.json").write_text("[" * 100_000)
     with pytest.raises(ArmatureError, match=r"zarr\.json cannot be read"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_collection.filesystem import Fs
+from armature.filesystem import Fs
 
 Tree = dict[str, bytes | None]
 """What lies on a disk: relative path to content, None for a folder; parents first."""
@@ -63,6 +63,9 @@ class CrashFs(FastFs):
 
     def rename(self, old: Path, new: Path) -> None:
         self._do("rename", old, lambda p: Fs.rename(self, p, new), target=self._name(new))
+
+    def exchange(self, one: Path, other: Path) -> None:
+        self._do("exchange", one, lambda p: Fs.exchange(self, p, other), target=self._name(other))
 
     def remove(self, path: Path) -> None:
         self._do("remove", path, super().remove)
@@ -187,6 +190,11 @@ class Disk:
         assert folder is other, "the store renames within a folder only"
         folder.change({old: None, new: folder.cached[old]})
 
+    def _exchange(self, operation: Operation) -> None:
+        folder, one = self._parent(operation.path)
+        other = self._parent(operation.target)[1]
+        folder.change({one: folder.cached[other], other: folder.cached[one]})
+
     def _remove(self, operation: Operation) -> None:
         folder, name = self._parent(operation.path)
         folder.change({name: None})
@@ -209,7 +217,9 @@ class Disk:
     def _ignore(self, operation: Operation) -> None:
         """Do nothing: it was refused."""
 
-    _failed_rename = _failed_make_folder = _failed_truncate = _failed_remove = _failed_remove_folder = _ignore
+    _failed_rename = _failed_exchange = _failed_make_folder = _failed_truncate = _failed_remove = (
+        _failed_remove_folder
+    ) = _ignore
 
     def _node(self, name: str) -> Any:
         if name == ".":

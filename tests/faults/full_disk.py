@@ -18,7 +18,7 @@ from known_content import ENCODINGS, JPEG, robot, stored
 from recording_process import add_step
 
 from armature.errors import DatasetError
-from data_collection.filesystem import PARTIAL, Fs
+from armature.filesystem import PARTIAL, Fs
 from data_collection.recorder import Recorder, RecorderConfig
 from data_collection.store import Dataset, create_dataset, open_dataset
 

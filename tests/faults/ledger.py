@@ -16,10 +16,10 @@ import numpy as np
 from known_content import JPEG, sample, stamps, stored
 
 from armature.errors import DatasetError
+from armature.filesystem import PARTIAL
 from armature.spec import ArraySpec
 from data_collection.blocks import encode_jpeg
 from data_collection.episode import Episode
-from data_collection.filesystem import PARTIAL
 from data_collection.store import Dataset, open_dataset
 
 OPEN, CLOSED, GONE = "open", "closed", "gone"

@@ -24,7 +24,7 @@ import numpy as np
 from crash_fs import FastFs
 from known_content import sample, stamps
 
-from data_collection.filesystem import Fs
+from armature.filesystem import Fs
 from data_collection.recorder import Recorder, RecorderConfig
 from data_collection.store import open_dataset
 

@@ -172,6 +172,7 @@ def require(findings: Findings, where: str) -> None:
     assert findings.messages == [], where
 
 
+@pytest.mark.fault(row=43)
 @pytest.mark.parametrize("scenario", [record_in_commits, discard, edit])
 def test_row_43_a_crash_loses_nothing(
     recorded: tuple[Path, Ledger], folders: Iterator[Path], scenario: Scenario
@@ -179,6 +180,7 @@ def test_row_43_a_crash_loses_nothing(
     crash_at_steps(recorded, folders, scenario, every=5)
 
 
+@pytest.mark.fault(row=43)
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", [record_in_commits, discard, edit])
 def test_row_43_a_crash_at_any_step_loses_nothing(
@@ -197,6 +199,7 @@ def crash_at_steps(recorded: tuple[Path, Ledger], folders: Iterator[Path], scena
         shutil.rmtree(folder)
 
 
+@pytest.mark.fault(row=43)
 def test_row_43_a_dataset_is_created_whole_or_not_at_all(tmp_path: Path, folders: Iterator[Path]) -> None:
     root, created = tmp_path / "disk", Ledger()
     root.mkdir()
@@ -216,6 +219,7 @@ def test_row_43_a_dataset_is_created_whole_or_not_at_all(tmp_path: Path, folders
         shutil.rmtree(folder)
 
 
+@pytest.mark.fault(row=43)
 def test_row_43_a_crash_while_taking_up_a_crash_loses_nothing(
     recorded: tuple[Path, Ledger], folders: Iterator[Path]
 ) -> None:
@@ -235,6 +239,7 @@ def test_row_43_a_crash_while_taking_up_a_crash_loses_nothing(
         shutil.rmtree(folder)
 
 
+@pytest.mark.fault(row=45)
 def test_row_45_a_sync_that_failed_is_never_taken_for_done(
     recorded: tuple[Path, Ledger], folders: Iterator[Path]
 ) -> None:

@@ -21,8 +21,8 @@ from known_content import ENCODINGS, JOINTS, LOSSLESS, robot, sample, stamps
 from recording_process import add_step
 
 from armature.errors import DatasetError
+from armature.filesystem import Fs
 from data_collection.commit_log import LOG_NAME
-from data_collection.filesystem import Fs
 from data_collection.recorder import Recorder, RecorderConfig
 from data_collection.store import Dataset, create_dataset, open_dataset
 
@@ -58,6 +58,7 @@ def require_counts_add_up(recorder: Recorder) -> None:
         assert counts.recorded == counts.committed, (name, counts)
 
 
+@pytest.mark.fault(row=44)
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "not watched"])
 def test_row_44_a_full_disk_ends_the_episode_and_keeps_what_counts(tmp_path: Path, watched: bool) -> None:
     dataset = create_dataset(tmp_path / "set", SPEC, "lift", encodings=ENCODINGS)
@@ -66,6 +67,7 @@ def test_row_44_a_full_disk_ends_the_episode_and_keeps_what_counts(tmp_path: Pat
     require_full_disk_handled(report, watched)
 
 
+@pytest.mark.fault(row=44)
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "not watched"])
 def test_row_44_a_full_tmpfs_ends_the_episode_and_keeps_what_counts(tmp_path: Path, watched: bool) -> None:
     record = f"exec {sys.executable} {HERE / 'full_disk.py'} {tmp_path}/set {watched:d}"
@@ -98,6 +100,7 @@ def require_full_disk_handled(report: dict, watched: bool) -> None:
     assert report["again"], "once there is room, the next episode is recorded"
 
 
+@pytest.mark.fault(row=45)
 @pytest.mark.parametrize("kind", ["write", "append", "sync", "rename"])
 def test_row_45_a_disk_that_refuses_makes_the_episode_bad(tmp_path: Path, kind: str) -> None:
     steps = [number for number, step in enumerate(_clean_run(tmp_path / "clean")) if step.kind == kind]
@@ -165,6 +168,7 @@ def _require_not_tried_again(log: list[Operation], at: int) -> None:
         assert later[0].kind != "sync"
 
 
+@pytest.mark.fault(row=45)
 def test_row_45_a_start_that_was_refused_can_be_tried_again(dataset: Dataset) -> None:
     fs = FailingFs(dataset.path.parent, 9, errno.ENOSPC)
     with Recorder(dataset, CONFIG, fs=fs) as recorder:
@@ -175,6 +179,7 @@ def test_row_45_a_start_that_was_refused_can_be_tried_again(dataset: Dataset) ->
         assert recorder.end(success=True).counts[LOSSLESS].committed == 1
 
 
+@pytest.mark.fault(row=45)
 def test_row_45_a_callback_that_fails_is_a_fault_and_every_sample_is_counted(dataset: Dataset) -> None:
     def fail(_: object) -> None:
         raise BrokenPipeError("nobody listens")
@@ -201,6 +206,7 @@ class StuckFs(FastFs):
         super().write(path, data)
 
 
+@pytest.mark.fault(row=46)
 def test_row_46_a_disk_that_is_stuck_makes_nobody_wait_and_every_drop_is_counted(dataset: Dataset) -> None:
     array, fs, offered = dataset.streams[LOSSLESS], StuckFs(), 500
     image_bytes = array.size
@@ -226,6 +232,7 @@ def test_row_46_a_disk_that_is_stuck_makes_nobody_wait_and_every_drop_is_counted
         np.testing.assert_array_equal(image, sample(array, 0, row))
 
 
+@pytest.mark.fault(row=47)
 def test_row_47_a_dataset_that_was_removed_is_not_recorded_to(dataset: Dataset) -> None:
     shutil.rmtree(dataset.path)
     with pytest.raises(DatasetError, match="set: cannot be written to: No such file"):
@@ -234,6 +241,7 @@ def test_row_47_a_dataset_that_was_removed_is_not_recorded_to(dataset: Dataset) 
         open_dataset(dataset.path)
 
 
+@pytest.mark.fault(row=47)
 def test_row_47_a_read_only_dataset_is_not_recorded_to(dataset: Dataset, tmp_path: Path) -> None:
     script = (
         "import sys; from data_collection.store import open_dataset; from data_collection.recorder import Recorder; "
@@ -265,6 +273,7 @@ def await_acknowledged(acknowledged: list[dict[str, int]], wanted: dict[str, int
         time.sleep(0.001)
 
 
+@pytest.mark.fault(row=47)
 @pytest.mark.parametrize("fate", ["removed", "moved away", "replaced by a link", "replaced by another"])
 def test_row_47_a_dataset_that_goes_away_while_recording_is_a_fault(
     dataset: Dataset, tmp_path: Path, fate: str
@@ -301,6 +310,7 @@ def test_row_47_a_dataset_that_goes_away_while_recording_is_a_fault(
         assert list((dataset.path / "episodes").iterdir()) == [dataset.path / "episodes/zarr.json"]
 
 
+@pytest.mark.fault(row=47)
 def test_row_47_a_link_in_the_place_of_a_dataset_folder_is_not_read(dataset: Dataset, tmp_path: Path) -> None:
     with Recorder(dataset, CONFIG, fs=FastFs()) as recorder:
         recorder.start({})
@@ -313,6 +323,7 @@ def test_row_47_a_link_in_the_place_of_a_dataset_folder_is_not_read(dataset: Dat
         dataset.episodes[0].read(JOINTS.name)
 
 
+@pytest.mark.fault(row=47)
 def test_row_47_free_space_that_cannot_be_asked_for_is_told_at_start(dataset: Dataset) -> None:
     class Unknown(Fs):
         def free_bytes(self, path: Path) -> int:

@@ -34,6 +34,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return create_dataset(tmp_path / "set", robot(48, 64), "kill", encodings=ENCODINGS)
 
 
+@pytest.mark.fault(row=42)
 def test_row_42_thirty_kills_lose_nothing(tmp_path: Path) -> None:
     result = tmp_path / "kill.json"
     command = [sys.executable, str(BENCHMARK), "--quick", "--json", str(result)]
@@ -90,6 +91,7 @@ def known(told: Recording, *, all_added: bool) -> Ledger:
     return ledger
 
 
+@pytest.mark.fault(row=49)
 @pytest.mark.parametrize(
     ("stop", "status"),
     [("exception", 1), (signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)],
@@ -116,6 +118,7 @@ def test_row_49_a_process_that_is_stopped_commits_what_came(dataset: Dataset, st
     assert in_flight in ((0,) if stop == "exception" else (0, 1))
 
 
+@pytest.mark.fault(row=49)
 @pytest.mark.parametrize("pause_s", [0.0, 0.02, 0.1])
 def test_row_49_a_second_ctrl_c_keeps_what_was_acknowledged(dataset: Dataset, pause_s: float) -> None:
     with recording(dataset, "--slow-sync", "0.01") as told:
@@ -131,6 +134,7 @@ def test_row_49_a_second_ctrl_c_keeps_what_was_acknowledged(dataset: Dataset, pa
     assert examine_recovered(dataset.path, ledger).messages == []
 
 
+@pytest.mark.fault(row=48)
 def test_row_48_a_second_recorder_is_refused_until_the_first_is_gone(dataset: Dataset) -> None:
     with recording(dataset) as first:
         first.read(until_committed=1)
@@ -148,12 +152,14 @@ def test_row_48_a_second_recorder_is_refused_until_the_first_is_gone(dataset: Da
             assert recorder.start({}) == 1
 
 
+@pytest.mark.fault(row=48)
 def test_row_48_a_second_recorder_in_the_same_process_is_refused(dataset: Dataset) -> None:
     with Recorder(dataset), pytest.raises(DatasetError, match=f"written by process {os.getpid()}"):
         Recorder(dataset)
     Recorder(dataset).close()
 
 
+@pytest.mark.fault(row=53)
 def test_row_53_memory_and_open_files_do_not_grow(tmp_path: Path) -> None:
     growth = soak(tmp_path, SOAK_S, 48, 64)
     assert growth.episodes >= 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -69,6 +70,7 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_else(new_policy, sa
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
+@pytest.mark.fault(row=37)
 def test_every_flipped_block_of_the_weights_is_noticed(saved):
     file = saved / "weights.safetensors"
     content = file.read_bytes()
@@ -78,6 +80,7 @@ def test_every_flipped_block_of_the_weights_is_noticed(saved):
             load_policy(saved)
 
 
+@pytest.mark.fault(row=37)
 def test_truncated_weights_are_noticed(saved):
     file = saved / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -85,6 +88,21 @@ def test_truncated_weights_are_noticed(saved):
         load_policy(saved)
 
 
+@pytest.mark.fault(row=37)
+def test_a_flipped_bit_in_the_document_is_refused_or_means_the_same(saved):
+    file = saved / "policy.json"
+    content, document = file.read_bytes(), read_document(saved)
+    refused = 0
+    for position in range(0, len(content), 13):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        try:
+            assert read_document(saved) == document
+        except CheckpointError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.fault(row=37)
 def test_a_changed_document_is_noticed(saved):
     file = saved / "policy.json"
     file.write_text(file.read_text().replace('"sampling_steps": 4', '"sampling_steps": 2'))
@@ -92,6 +110,7 @@ def test_a_changed_document_is_noticed(saved):
         load_policy(saved)
 
 
+@pytest.mark.fault(row=37)
 @pytest.mark.parametrize("name", ["weights.safetensors", "policy.json"])
 def test_an_absent_file_is_named(saved, name):
     (saved / name).unlink()
@@ -104,6 +123,7 @@ def test_an_absent_folder_is_named_with_the_ones_beside_it(saved):
         load_policy(saved.parent / "nowhere")
 
 
+@pytest.mark.fault(row=37)
 def test_a_half_written_document_is_named(saved):
     file = saved / "policy.json"
     file.write_text(file.read_text()[:200])
@@ -124,6 +144,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.fault(row=37)
 @pytest.mark.parametrize(("message", "change"), CHANGES.items(), ids=CHANGES.keys())
 def test_documents_that_do_not_fit_are_refused(saved, message, change):
     rewrite(saved, change)
@@ -131,6 +152,7 @@ def test_documents_that_do_not_fit_are_refused(saved, message, change):
         load_policy(saved)
 
 
+@pytest.mark.fault(row=41)
 def test_a_missing_normaliser_field_is_named(saved):
     def drop(document):
         for part in ("fields", "modes"):
@@ -141,6 +163,7 @@ def test_a_missing_normaliser_field_is_named(saved):
         load_policy(saved)
 
 
+@pytest.mark.fault(row=37)
 def test_renamed_and_non_finite_weights_are_refused(saved):
     file = saved / "weights.safetensors"
     weights = load_file(file)
@@ -155,6 +178,62 @@ def test_renamed_and_non_finite_weights_are_refused(saved):
         load_policy(saved)
 
 
+@pytest.mark.fault(row=37)
+def test_weights_of_another_shape_are_refused_with_both(saved):
+    file = saved / "weights.safetensors"
+    weights = load_file(file)
+    name, tensor = next((n, t) for n, t in weights.items() if t.ndim == 2)
+    save_file({**weights, name: tensor[:-1].contiguous()}, file)
+    rewrite(saved, lambda _: None)
+    wide = tuple(tensor.shape)
+    with pytest.raises(CheckpointError, match=re.escape(f"{name} is {(wide[0] - 1, wide[1])}, expected {wide}")):
+        load_policy(saved)
+
+
+def statistics(name, **changes):
+    """Return a change of the document: other statistics of a field."""
+    return lambda document: document["normalizer"]["fields"][name].update(changes)
+
+
+SEVEN = {key: [0.5] * 7 for key in ("minimum", "maximum", "mean", "std")}
+STATISTICS = {
+    "statistics of joint/position: minimum is not finite": statistics("joint/position", minimum=[float("nan"), 0.0]),
+    "statistics of action: maximum is not finite": statistics("action", maximum=[float("inf")] * 3),
+    "mean has 1 elements, minimum 2": statistics("joint/position", mean=[0.0]),
+    r"std \(-1.0, 0.0\) of \d+ rows": statistics("joint/position", std=[-1.0, 0.0]),
+    "of 0 rows": statistics("joint/position", count=0),
+    "minimum .* is above maximum": statistics("joint/position", minimum=[9.0, 9.0]),
+    "statistics of joint/position are of 7 elements, arm has 2": statistics("joint/position", **SEVEN),
+    "statistics of action are of 7 elements, arm has 3": statistics("action", **SEVEN),
+}
+
+
+@pytest.mark.fault(row=41)
+@pytest.mark.parametrize(("message", "change"), STATISTICS.items(), ids=STATISTICS.keys())
+def test_statistics_that_make_no_sense_or_are_another_robots_are_refused(saved, message, change):
+    rewrite(saved, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_policy(saved)
+
+
+@pytest.mark.fault(row=41)
+@pytest.mark.parametrize("mode", ["limits", "gaussian"])
+def test_a_field_that_never_varied_is_not_divided_by(saved, mode):
+    def flatten(document):
+        for stats in document["normalizer"]["fields"].values():
+            stats.update(maximum=stats["minimum"], mean=stats["minimum"], std=[0.0] * len(stats["std"]))
+        document["normalizer"]["modes"] = dict.fromkeys(document["normalizer"]["modes"], mode)
+
+    rewrite(saved, flatten)
+    with np.errstate(all="raise"):
+        actions = chunk_of(load_policy(saved))
+    assert np.isfinite(actions).all()
+    lowest = np.array([-2.0, -2.0, 0.0])
+    # A network's normalised output is of the order of 1, and so is then the action's distance from the constant.
+    assert np.abs(actions - lowest).max() < 20
+
+
+@pytest.mark.fault(row=38)
 def test_a_pickle_is_refused_unread(saved, tmp_path):
     marker = tmp_path / "executed"
 
@@ -165,6 +244,23 @@ def test_a_pickle_is_refused_unread(saved, tmp_path):
     torch.save({"weight": Malicious()}, saved / "weights.safetensors")
     rewrite(saved, lambda _: None)
     with pytest.raises(CheckpointError, match="cannot be read"):
+        load_policy(saved)
+    assert not marker.exists()
+
+
+@pytest.mark.fault(row=38)
+def test_a_pickled_file_offered_as_a_checkpoint_is_refused_unread(saved, tmp_path):
+    marker, file = tmp_path / "executed", tmp_path / "policy.pt"
+
+    class Malicious:
+        def __reduce__(self):
+            return (marker.touch, ())
+
+    torch.save({"weight": Malicious()}, file)
+    with pytest.raises(CheckpointError, match=r"policy\.pt: there is no such folder"):
+        load_policy(file)
+    (saved / "policy.json").write_bytes(file.read_bytes())
+    with pytest.raises(CheckpointError, match=r"policy\.json: is not JSON"):
         load_policy(saved)
     assert not marker.exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -11,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.experimental import EventsExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -109,6 +112,7 @@ def test_stream_frames_are_thinned_to_the_rate(serve: Callable[..., str]) -> Non
     assert camera.counts.thinned == camera.counts.acquired - 4
 
 
+@pytest.mark.fault(row=26)
 def test_frozen_stream_is_never_repeated_and_lost_in_the_end(serve: Callable[..., str]) -> None:
     sent = itertools.count()
     camera = source(serve(lambda _: grey(10 + 10 * min(next(sent), 4))))
@@ -198,7 +202,10 @@ class Listener:
             (CameraInfo, "camera_info", self.infos),
             (CompressedImage, "image_raw/compressed", self.jpegs),
         ):
-            self._node.create_subscription(kind, f"camera/test/{name}", kept.append, reliable_qos())
+            self.subscribe(kind, f"camera/test/{name}", kept.append)
+
+    def subscribe(self, kind: type, topic: str, on_message: Callable[[Any], None]) -> None:
+        self._node.create_subscription(kind, topic, on_message, reliable_qos())
 
     def spin_until(self, is_done: Callable[[], bool], limit_s: float = 30.0) -> None:
         deadline_s = time.monotonic() + limit_s
@@ -237,6 +244,29 @@ def test_node_publishes_image_info_and_jpeg_of_the_same_stamp(clip: Path, listen
     twin = next(image for image in listener.images if image.header.stamp == jpeg.header.stamp)
     decoded = cv2.imdecode(np.frombuffer(jpeg.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.abs(decoded.astype(int) - image_from_msg(twin)).max() < 25
+
+
+@pytest.mark.ros
+@pytest.mark.fault(row=29)
+def test_node_whose_camera_falls_from_30_to_12_hz_warns(serve: Callable[..., str], listener: Listener) -> None:
+    def slow(k: int) -> np.ndarray:
+        time.sleep(1 / 12 - 0.02)
+        return grey(10 + k % 200)
+
+    drifts: list[DiagnosticStatus] = []
+
+    def look(message: DiagnosticArray) -> None:
+        drifts.extend(s for s in message.status if re.fullmatch(r"[0-9.]+ Hz, expected 30 Hz", s.message))
+
+    listener.subscribe(DiagnosticArray, "/diagnostics", look)
+    process = subprocess.Popen(node_command(source=serve(slow), frozen_s=5.0))
+    try:
+        listener.spin_until(lambda: bool(drifts))
+    finally:
+        process.terminate()
+    assert process.wait(10) == 0
+    assert (drifts[0].level, drifts[0].name) == (DiagnosticStatus.WARN, "camera_node: camera/test")
+    assert float(next(v.value for v in drifts[0].values if v.key == "rate_hz")) < 24
 
 
 @pytest.mark.ros

@@ -21,6 +21,7 @@ def test_colcon_builds_both_packages(tmp_path: Path) -> None:
     assert all(f"Finished <<< {name}" in built.stdout for name in ("armature_ros", "armature_bringup"))
     nodes = {path.name for path in (tmp_path / "install" / "armature_ros" / "lib").rglob("*_node")}
     assert {"sim_node", "policy_node", "control_node", "recorder_node", "camera_node", "teleop_node"} <= nodes
+    assert "mock_arm_node" in nodes
     share = tmp_path / "install" / "armature_bringup" / "share" / "armature_bringup"
     assert {path.name for path in (share / "config").glob("*_node.yaml")} >= {"control_node.yaml", "policy_node.yaml"}
     assert (share / "launch" / "sim.launch.py").is_file()

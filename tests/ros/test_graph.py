@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from armature.config import from_plain
-from armature.control.safety_gate import SafetyLimits, check_limits
+from armature.control.limits import check_limits
 from armature.errors import ConfigError
 from armature.spec import RobotSpec
 from armature_ros.graph import GRAPHS, GraphConfig, config_folder, make_graph
-from sim.defaults import limits_for
+from armature_ros.robot import RobotConfig, load_limits
 from sim.tasks import SimConfig, robot_spec
 
 SIMULATED = {
@@ -65,21 +64,31 @@ def test_mistakes_are_named(name: str, config: GraphConfig, words: str) -> None:
 
 
 @pytest.mark.parametrize("robot", SIMULATED)
-def test_limits_of_simulated_robots_are_those_of_rollouts_without_ros(robot: str) -> None:
+def test_a_simulated_robot_has_a_topic_for_every_array(robot: str) -> None:
     spec = robot_spec(SIMULATED[robot])
     data = yaml.safe_load((config_folder() / "robots" / f"{robot}.yaml").read_text())
-    limits = from_plain(SafetyLimits, data["/**/control_node"]["ros__parameters"]["limits"])
-    check_limits(spec.action, limits)
-    assert limits == limits_for(spec.action)
     assert set(data["/**"]["ros__parameters"]["streams"]) >= set(spec.observation.names)
+    check_limits(spec.action, load_limits(RobotConfig(), spec.action, "run"))
 
 
-def test_real_robot_has_a_spec_and_limits_that_fit_it() -> None:
+@pytest.mark.parametrize("profile", ["learn", "run"])
+def test_real_robot_has_a_spec_and_limits_that_fit_it(profile: str) -> None:
     folder = config_folder() / "robots"
     spec = RobotSpec.from_json(json.loads((folder / "fer.json").read_text()))
-    data = yaml.safe_load((folder / "fer.yaml").read_text())
-    check_limits(spec.action, from_plain(SafetyLimits, data["/**/control_node"]["ros__parameters"]["limits"]))
-    assert set(data["/**"]["ros__parameters"]["streams"]) == set(spec.observation.names)
+    parameters = yaml.safe_load((folder / "fer.yaml").read_text())["/**"]["ros__parameters"]
+    config = RobotConfig(spec_file=str(folder / "fer.json"), **parameters["robot"])
+    check_limits(spec.action, load_limits(config, spec.action, profile))
+    assert set(parameters["streams"]) == set(spec.observation.names)
+
+
+@pytest.mark.parametrize(
+    ("file", "profile", "words"),
+    [("fre", "run", "unknown robot.limits_file 'fre'.*fer"), ("fer", "fast", "unknown profile of fer 'fast'.*learn")],
+)
+def test_limits_that_do_not_exist_are_refused_by_name(file: str, profile: str, words: str) -> None:
+    config = RobotConfig(spec_file="fer.json", limits_file=file)
+    with pytest.raises(ConfigError, match=words):
+        load_limits(config, robot_spec(SimConfig()).action, profile)
 
 
 def test_unknown_parameter_ends_the_node_naming_itself_and_the_key(environment: dict[str, str]) -> None:

@@ -99,6 +99,7 @@ def test_nodes_end_even_when_the_supervisor_is_killed(environment: dict[str, str
         wait_until_gone(nodes)
 
 
+@pytest.mark.fault(row=10)
 def test_checkpoint_of_another_robot_is_refused_naming_the_fields(
     environment: dict[str, str], tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import SpecMismatch
-from armature.types import ActionChunk, Command, Observation, Reason
+from armature.types import ActionChunk, Command, CommittedActions, Observation, Reason
 from sim.defaults import default_scheduler, limits_for, panda_limits
 from sim.environment import make_env
-from sim.rollout import rollout
+from sim.rollout import SimEpisode, rollout
 from sim.tasks import STATE, SimConfig, robot_spec
 
 CONFIG = SimConfig(cameras=False, horizon_steps=12)
+REACHABLE = (0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8, 0.08)
 
 
 class Constant:
@@ -28,12 +30,15 @@ class Constant:
         self.spec = robot_spec(config).select(STATE)
         self.actions = np.tile(np.asarray(action, dtype=np.float64), (chunk_steps, 1))
         self.stamps_ns: list[int] = []
+        self.committed: list[CommittedActions | None] = []
 
     def reset(self, seed: int | None = None) -> None:
         self.stamps_ns.clear()
+        self.committed.clear()
 
-    def infer(self, observation: Observation) -> ActionChunk:
+    def infer(self, observation: Observation, committed: CommittedActions | None = None) -> ActionChunk:
         self.stamps_ns.append(observation.stamp_ns)
+        self.committed.append(committed)
         assert observation.values["tcp/pose"].shape == (2, 7)
         return ActionChunk(observation.stamp_ns, observation.stamp_ns, 50_000_000, self.actions, self.policy_id)
 
@@ -46,18 +51,57 @@ def env() -> Iterator[Any]:
 
 
 def test_policy_is_asked_every_execute_steps(env: Any) -> None:
-    policy = Constant([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8, 0.08])
+    policy = Constant(REACHABLE)
     result = rollout(env, policy, 0, default_scheduler(), panda_limits())
     assert policy.stamps_ns == [0, 400_000_000]
     assert (result.steps, result.success, result.duration_s) == (12, False, pytest.approx(0.6))
     assert result.commands.shape == (12, 8)
 
 
+def test_an_answer_counts_from_its_arrival_on_and_no_other_is_asked_for_meanwhile(env: Any) -> None:
+    policy = Constant(REACHABLE)
+    episode = SimEpisode(env, policy, 0, default_scheduler(), panda_limits())
+    stamps_ns: list[int | None] = []
+    while not episode.is_done:
+        observation = episode.observe()
+        if observation is not None:
+            episode.take(policy.infer(observation), delay_ns=120_000_000)
+        episode.step(lambda _, command: stamps_ns.append(command.chunk_stamp_ns))
+    assert policy.stamps_ns == [0, 400_000_000]
+    # Asked at ticks 0 and 8, answered before ticks 3 and 11.
+    assert stamps_ns == [None] * 3 + [0] * 8 + [400_000_000]
+
+
+def test_an_answer_that_arrives_at_a_tick_counts_at_that_tick(env: Any) -> None:
+    policy = Constant(REACHABLE)
+    episode = SimEpisode(env, policy, 0, default_scheduler(), panda_limits())
+    observation = episode.observe()
+    assert observation is not None
+    episode.take(policy.infer(observation), delay_ns=50_000_000)
+    stamps_ns: list[int | None] = []
+    for _ in range(2):
+        assert episode.observe() is None
+        episode.step(lambda _, command: stamps_ns.append(command.chunk_stamp_ns))
+    assert stamps_ns == [None, 0]
+
+
+def test_in_real_time_chunking_a_policy_is_told_what_is_executed_meanwhile(env: Any) -> None:
+    policy = Constant(REACHABLE)
+    rollout(env, policy, 0, SchedulerConfig("real_time_chunking", 8), panda_limits())
+    first, second = policy.committed
+    assert first is None
+    assert second is not None
+    assert (second.start_ns, second.period_ns) == (400_000_000, 50_000_000)
+    np.testing.assert_array_equal(second.actions, np.tile(REACHABLE, (8, 1)))
+    rollout(env, policy, 0, default_scheduler(), panda_limits())
+    assert policy.committed == [None, None]
+
+
 def test_nan_actions_hold_the_arm_where_it_started(env: Any) -> None:
     env.reset(seed=1)
     start = env.measured_action()
     result = rollout(env, Constant(np.full(8, np.nan)), 1, default_scheduler(), panda_limits())
-    assert result.reasons == {Reason.NOT_FINITE: 12}
+    assert result.reasons == {Reason.NO_CHUNK: 12}
     np.testing.assert_array_equal(result.commands, np.tile(start, (12, 1)))
 
 
@@ -70,7 +114,7 @@ def test_jumps_are_cut_to_the_speed_limit(env: Any) -> None:
 
 def test_every_tick_is_reported_with_the_observation_before_it(env: Any) -> None:
     seen: list[tuple[Any, Command]] = []
-    policy = Constant([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8, 0.08])
+    policy = Constant(REACHABLE)
     result = rollout(
         env, policy, 2, default_scheduler(), panda_limits(), lambda values, command: seen.append((values, command))
     )

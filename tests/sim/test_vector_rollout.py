@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from armature.types import ActionChunk, Observation
+from armature.types import ActionChunk, CommittedActions, Observation
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
 from sim.rollout import EpisodeResult, rollout
@@ -35,11 +35,14 @@ class Wanderer:
     def reset(self, seed: int | None = None) -> None:
         self.rng = np.random.default_rng(seed)
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        return self.infer_batch([observation], [self.rng])[0]
+    def infer(self, observation: Observation, committed: CommittedActions | None = None) -> ActionChunk:
+        return self.infer_batch([observation], [self.rng], [committed])[0]
 
     def infer_batch(
-        self, observations: Sequence[Observation], episodes: Sequence[np.random.Generator]
+        self,
+        observations: Sequence[Observation],
+        episodes: Sequence[np.random.Generator],
+        committed: Sequence[CommittedActions | None] = (),
     ) -> list[ActionChunk]:
         self.batches.append(len(observations))
         return [self._chunk(seen, rng) for seen, rng in zip(observations, episodes, strict=True)]

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from armature.errors import ArmatureError, DatasetError
+from armature.filesystem import Fs, append_line, sync_tree
 from data_collection.converters.aligned_export import Incomplete, episodes_to_export
 from data_collection.converters.lerobot.files import (
     data_file,
@@ -31,7 +32,6 @@ from data_collection.converters.lerobot.layout import EPISODE_INDEX, INDEX, TASK
 from data_collection.converters.lerobot.rows import Column, Rows, columns_of, names_kept
 from data_collection.converters.lerobot.spec import ARMATURE, write_contract
 from data_collection.converters.lerobot.video import require_codec
-from data_collection.filesystem import Fs, append_line, sync_tree
 from data_collection.store import Dataset, Episode, open_dataset
 
 _DONE = ".done.jsonl"

@@ -21,12 +21,12 @@ import tyro
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from armature.errors import ArmatureError, DatasetError, InvalidValue
+from armature.filesystem import Fs, append_line, sync_tree
 from data_collection.converters.rosbag2 import messages as ros
 from data_collection.converters.rosbag2.importer import EPISODE_KEY
 from data_collection.converters.rosbag2.mapping import MAPPING_NAME, dump_mapping
 from data_collection.converters.rosbag2.message_types import jazzy
 from data_collection.converters.rosbag2.topics import StreamTopic, mapping_of, stream_topics
-from data_collection.filesystem import Fs, append_line, sync_tree
 from data_collection.store import Dataset, Episode, open_dataset
 
 COMMENT = "Written by `armature data export mcap`; `armature data import rosbag2` takes it by itself."

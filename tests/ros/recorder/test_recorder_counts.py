@@ -122,6 +122,7 @@ def test_late_samples_are_counted_and_recorded(robot, start_recorder: Callable) 
     assert counts["camera/scene"]["late"] == 0
 
 
+@pytest.mark.fault(row=46)
 def test_full_queue_drops_and_counts_and_never_blocks(robot, start_recorder: Callable) -> None:
     """The smallest queue, and images in one burst: all of them are accounted for."""
     recorder = start_recorder(queue_mb=1)

@@ -88,6 +88,7 @@ def test_stop_takes_no_more_and_end_commits(robot, start_recorder: Callable) -> 
     assert stopped_ns - 2e8 < episode.read_stamps("joint/position")[0][-1] < stopped_ns + 2e8
 
 
+@pytest.mark.fault(row=49)
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGINT)])
 def test_signal_commits_within_three_seconds(robot, start_recorder: Callable, signals: tuple[int, ...]) -> None:
     recorder = start_recorder()
@@ -107,6 +108,7 @@ def test_signal_commits_within_three_seconds(robot, start_recorder: Callable, si
     assert all(kept[stream] >= acknowledged[stream] for stream in STREAMS)
 
 
+@pytest.mark.fault(row=42)
 def test_sigkill_keeps_what_was_acknowledged_and_the_next_one_goes_on(robot, start_recorder: Callable) -> None:
     recorder = start_recorder(commit_period_s=0.2)
     robot.advertise_all()
@@ -135,12 +137,14 @@ def test_sigkill_keeps_what_was_acknowledged_and_the_next_one_goes_on(robot, sta
         newcomer.close()
 
 
+@pytest.mark.fault(row=48)
 def test_second_recorder_on_the_same_dataset_is_refused(start_recorder: Callable) -> None:
     start_recorder()
     with pytest.raises(AssertionError, match="writer"):
         start_recorder()
 
 
+@pytest.mark.fault(row=44)
 def test_full_disk_ends_the_episode_and_the_exit_code_tells(robot, start_recorder: Callable, tmp_path: Path) -> None:
     """On a file system of 16 MB in a name space of the recorder's own."""
     mount = tmp_path / "small"
@@ -177,6 +181,7 @@ def test_full_disk_ends_the_episode_and_the_exit_code_tells(robot, start_recorde
     assert "Traceback" not in recorder.text()
 
 
+@pytest.mark.fault(row=47)
 def test_folder_that_is_gone_ends_the_episode_and_the_node_lives(robot, start_recorder: Callable) -> None:
     recorder = start_recorder(commit_period_s=0.2)
     robot.advertise_all()

@@ -66,6 +66,7 @@ def test_topic_of_another_type_is_refused_naming_both(robot, start_recorder: Cal
     robot.until_refused(f"{IMAGE}: /robot publishes sensor_msgs/msg/JointState, expected sensor_msgs/msg/Image")
 
 
+@pytest.mark.fault(row=28)
 def test_incompatible_qos_is_refused_naming_both_ends(robot, start_recorder: Callable) -> None:
     start_recorder(reliability="reliable")
     robot.advertise_all(camera=BEST_EFFORT)

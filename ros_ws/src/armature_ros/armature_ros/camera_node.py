@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from array import array
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
@@ -24,7 +22,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from armature.clock import SteadyClock
 from armature.errors import ConfigError
 from armature_ros.camera_source import CameraLost, CameraSource, Frame, SourceConfig
-from armature_ros.conversions import header_of, image_to_msg, time_from_ns
+from armature_ros.conversions import header_of, image_to_msg, jpeg_to_msg, time_from_ns
 from armature_ros.diagnostics import Diagnostics, StreamMonitor
 from armature_ros.parameters import load_config
 from armature_ros.qos import published_stream_qos
@@ -65,7 +63,7 @@ class CameraNode(Node):
         self._stopping = threading.Event()
         self._source = CameraSource(_source_config(self.config), self._now_ns, self._stopping)
         self._failure: CameraLost | None = None
-        self._monitor, self._monitor_lock = StreamMonitor(), threading.Lock()
+        self._monitor, self._monitor_lock = StreamMonitor(self.config.rate_hz), threading.Lock()
         qos = published_stream_qos(lockstep=False)
         self._image_publisher = self.create_publisher(Image, f"{self.config.topic}/image_raw", qos)
         self._info_publisher = self.create_publisher(CameraInfo, f"{self.config.topic}/camera_info", qos)
@@ -101,7 +99,7 @@ class CameraNode(Node):
         self._info.height, self._info.width = frame.image.shape[:2]
         self._info_publisher.publish(self._info)
         if self._jpeg_publisher is not None and self._jpeg_publisher.get_subscription_count():
-            self._jpeg_publisher.publish(jpeg_to_msg(frame, config.frame_id, config.jpeg_quality))
+            self._jpeg_publisher.publish(jpeg_to_msg(frame.image, frame.stamp_ns, config.frame_id, config.jpeg_quality))
         with self._monitor_lock:
             self._monitor.on_sample(frame.stamp_ns, SteadyClock().now_ns())
 
@@ -112,17 +110,7 @@ class CameraNode(Node):
         counts = asdict(self._source.counts)
         with self._monitor_lock:
             report = self._monitor.report()
-        fault = "no frame in the last second" if report["rate_hz"] == "0.00" else ""
-        return {self.config.topic: {**report, **{key: str(value) for key, value in counts.items()}, "fault": fault}}
-
-
-def jpeg_to_msg(frame: Frame, frame_id: str, quality: int) -> CompressedImage:
-    """Return a frame as JPEG in the format that image_transport names."""
-    bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    message = CompressedImage(header=header_of(frame.stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8")
-    message.data = array("B", encoded.tobytes())
-    return message
+        return {self.config.topic: {**report, **{key: str(value) for key, value in counts.items()}}}
 
 
 def load_calibration(config: CameraNodeConfig) -> CameraInfo:

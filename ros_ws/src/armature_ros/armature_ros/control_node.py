@@ -1,255 +1,277 @@
 """The only writer to the arm: chunk scheduler, residual, safety gate, command. No torch.
 
-In real time it ticks on absolute deadlines of the steady clock. In lockstep every joint state is a tick: it is answered
-at once, or, when a new chunk is due, when the chunk for that very stamp has come.
+In real time a thread of its own ticks on absolute deadlines of the steady clock; the executor's thread only hands over
+what comes in. In lockstep every joint state is a tick: it is answered at once, or, when a new chunk is due, when the
+chunk for that very stamp has come.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
 from rclpy.executors import Executor
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64, String
-from std_srvs.srv import Trigger
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from armature.clock import SteadyClock
-from armature.control.chunk_scheduler import ChunkScheduler, SchedulerConfig, SchedulerMode
-from armature.control.control_step import control_step
+from armature.control.chunk_scheduler import SchedulerConfig, SchedulerMode
+from armature.control.control_path import ControlPath
 from armature.control.residual import NoResidual
-from armature.control.safety_gate import SafetyGate, SafetyLimits
+from armature.control.stream_watch import LiveChecks
 from armature.errors import InvalidValue
-from armature.types import Command, Sample
+from armature.types import GateState, Reason, Sample, Tick
+from armature_ros.control_outputs import ControlOutputs
+from armature_ros.control_services import ControlServices
+from armature_ros.control_status import ControlStatus
 from armature_ros.conversions import (
     Episode,
-    action_to_msg,
     chunk_from_msg,
     measured_from_joint_state,
     ns_from_time,
 )
-from armature_ros.diagnostics import Diagnostics, StreamMonitor
+from armature_ros.diagnostics import StreamMonitor
+from armature_ros.flight_recorder import FlightRecorder
+from armature_ros.heartbeat import Heartbeat
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, newest_stream_qos, reliable_qos
-from armature_ros.robot import RobotConfig, load_robot_spec
+from armature_ros.robot import RobotConfig, load_limits, load_robot_spec
 from armature_ros.spin import StopRequest, run
+from armature_ros.steady_loop import SteadyLoop
 from armature_ros.streams import StreamConfig
+from armature_ros.tcp_config import TcpConfig, make_guard
 
-RECORDED_DEPTH = 100
+FUTURE_MAX_NS = 20_000_000
+"""How far the stamp of a joint state may be ahead of the clock."""
+STUCK_TICKS = 10
+REST_S = 1.0
+"""The longest that a stop may take before the node is deactivated all the same."""
 
 
 @dataclass(frozen=True)
 class ControlNodeConfig:
-    """Parameters of `control_node`. Limits have no defaults: they belong to the robot's file."""
+    """Parameters of `control_node`."""
 
-    limits: SafetyLimits
     streams: dict[str, StreamConfig]
+    profile: str
+    """How much of what the robot may do is used: a profile of its limits, such as learn or run."""
+    flight_folder: str
+    """Folder for the last seconds before every fault; empty keeps none."""
     robot: RobotConfig = field(default_factory=RobotConfig)
+    tcp: TcpConfig | None = None
+    """The workspace; a real arm does not start without one."""
     lockstep: bool = False
+    rate_hz: float = 100.0
+    """Commands per second in real time; in lockstep there is one per joint state."""
     mode: SchedulerMode = "receding_horizon"
     execute_steps: int = 8
     ensemble_decay: float = 0.01
+    blend_s: float = 0.2
     joint_state_topic: str = "joint_states"
     command_topic: str = "arm_controller/joint_trajectory"
     chunk_timeout_s: float = 10.0
     """Lockstep: how long a tick waits for its chunk before the arm holds."""
+    autostart: bool = True
+    """Configure and activate at the start, without waiting for somebody to ask."""
 
     @property
     def scheduler(self) -> SchedulerConfig:
         """Return the chunk scheduler's configuration."""
-        return SchedulerConfig(self.mode, self.execute_steps, self.ensemble_decay)
+        return SchedulerConfig(self.mode, self.execute_steps, self.ensemble_decay, self.blend_s)
 
 
-class ControlNode(Node):
-    """Turns chunks and joint states into commands; one thread does everything."""
+class ControlNode(LifecycleNode):
+    """Turns chunks and joint states into commands. Active, it ticks; inactive, the arm gets nothing from it."""
 
     def __init__(self) -> None:
         super().__init__("control_node", automatically_declare_parameters_from_overrides=True)
         self.config = load_config(self, ControlNodeConfig)
-        self._spec = load_robot_spec(self.config.robot).action
-        self._steady = SteadyClock()
-        self._scheduler = ChunkScheduler(self.config.scheduler)
-        self._gate = SafetyGate(self._spec, self.config.limits)
-        self._residual = NoResidual()
-        self._episode: Episode | None = None
-        self._begin_ns = 0
-        self._measured: Sample | None = None
-        self._arms_at_next_state = False
+        self.spec = load_robot_spec(self.config.robot).action
+        limits = load_limits(self.config.robot, self.spec, self.config.profile)
+        self.period_ns = self.spec.period_ns if self.config.lockstep else round(1e9 / self.config.rate_hz)
+        guard = make_guard(self.config.tcp, self.config.robot, self.spec, self.config.profile)
+        self.path = ControlPath(self.spec, limits, self.config.scheduler, NoResidual(), self.period_ns, guard)
+        self.loop: SteadyLoop | None = None
+        self.episode: Episode | None = None
+        self._live = LiveChecks(lambda: self.get_clock().now().nanoseconds, FUTURE_MAX_NS, 0, {})
+        rate_hz = 0.0 if self.config.lockstep else self._rate_of_states()
+        self.monitors = {"joint_states": StreamMonitor(rate_hz), "chunk": StreamMonitor()}
+        self._flight = FlightRecorder(Path(self.config.flight_folder), self.spec) if self.config.flight_folder else None
         self._waiting_ns: int | None = None
         self._waits_until_ns = 0
         self._policy_is_silent = False
-        self._last_tick_ns: int | None = None
-        self._overruns = 0
-        self._refused: Counter[str] = Counter()
-        self._monitors = {"joint_states": StreamMonitor(), "chunk": StreamMonitor()}
+        self._last_state = GateState.DISARMED
+        self._is_active = False
         self._make_topics()
-        self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_service(Trigger, "~/arm", self._on_arm)
-        self.create_service(Trigger, "~/disarm", self._on_disarm)
-        Diagnostics(self, self._diagnose)
-        pace = "lockstep" if self.config.lockstep else f"{self._spec.rate_hz} Hz"
-        self.get_logger().info(f"ready, {pace}, not armed")
+        self.status = ControlStatus(self)
+        ControlServices(self)
+        Heartbeat(self, self._is_well)
+        if self.config.autostart:
+            self.trigger_configure()
+            self.trigger_activate()
 
-    def loop(self, executor: Executor, stop: StopRequest) -> None:
-        """Tick until asked to stop."""
-        if self.config.lockstep:
-            self._loop_lockstep(executor, stop)
-        else:
-            self._loop_real_time(executor, stop)
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to tick, disarmed."""
+        if not self.config.lockstep:
+            self.loop = SteadyLoop(self.period_ns, self._tick_in_real_time)
+            self.loop.start()
+        self._is_active = True
+        pace = "lockstep" if self.config.lockstep else f"{self.config.rate_hz:g} Hz"
+        self.get_logger().info(f"ready, {pace}, profile {self.config.profile}, not armed")
+        return super().on_activate(state)
 
-    def _loop_lockstep(self, executor: Executor, stop: StopRequest) -> None:
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Bring the arm to rest first, then stop ticking."""
+        self.path.disarm()
+        if self.loop is not None:
+            deadline_s = time.monotonic() + REST_S
+            while not self.path.is_at_rest and time.monotonic() < deadline_s:
+                time.sleep(self.period_ns / 1e9)
+            self.loop.stop()
+            self.loop = None
+        self._is_active = False
+        return super().on_deactivate(state)
+
+    def spin(self, executor: Executor, stop: StopRequest) -> None:
+        """Hand over what comes in until asked to stop, then let the arm come to rest."""
         while not stop.requested:
             executor.spin_once(timeout_sec=0.1)
-            if self._waiting_ns is not None and self._steady.now_ns() > self._waits_until_ns:
+            if self.loop is not None and self.loop.failure is not None:
+                raise self.loop.failure
+            if self._waiting_ns is not None and time.monotonic_ns() > self._waits_until_ns:
                 self._policy_is_silent = True
                 self.get_logger().warning(f"no chunk for {self.config.chunk_timeout_s} s: the arm holds")
-                self._tick(self._waiting_ns)
+                self._tick_in_lockstep(self._waiting_ns)
+        if self._is_active:
+            self.trigger_deactivate()
 
-    def _loop_real_time(self, executor: Executor, stop: StopRequest) -> None:
-        deadline_ns = self._steady.now_ns()
-        while not stop.requested:
-            left_ns = deadline_ns - self._steady.now_ns()
-            if left_ns > 0:
-                executor.spin_once(timeout_sec=left_ns / 1e9)
-                continue
-            if -left_ns > self._spec.period_ns:
-                # Ticks that were missed are not made up for: two at once would be one large motion.
-                missed = -left_ns // self._spec.period_ns
-                self._overruns += missed
-                deadline_ns += missed * self._spec.period_ns
-            deadline_ns += self._spec.period_ns
-            self._tick(self.get_clock().now().nanoseconds)
+    def destroy_node(self) -> None:
+        """End the loop and write what is left to write."""
+        if self.loop is not None:
+            self.loop.stop()
+        if self._flight is not None:
+            self._flight.close()
+        super().destroy_node()
 
-    def _tick(self, now_ns: int) -> None:
-        """Send the command of one tick; send nothing while the state of the arm was never known."""
+    def reset(self) -> int:
+        """Forget chunks, states and faults, disarmed; return the stamp before which nothing is taken any more."""
+        begin_ns = self.get_clock().now().nanoseconds if self.episode is None else self.episode.begin_ns
+        self.path.reset(begin_ns)
+        self._policy_is_silent = False
+        self._waiting_ns, self._last_state = None, GateState.DISARMED
+        self.outputs.begin()
+        return begin_ns
+
+    def _tick_in_real_time(self, deadline_ns: int) -> None:
+        self._send(Tick(self.get_clock().now().nanoseconds, deadline_ns))
+
+    def _tick_in_lockstep(self, stamp_ns: int) -> None:
         self._waiting_ns = None
-        measured = self._fresh_state()
-        if self._arms_at_next_state and measured is not None:
-            self._gate.arm(now_ns, measured.value)
-            self._arms_at_next_state = False
-        try:
-            command = control_step(now_ns, measured, self._scheduler, self._residual, self._gate)
-        except InvalidValue:
-            self._refused["tick without a known state"] += 1
+        # Simulated time is the only one that counts: however long a chunk takes, no period has passed.
+        self._send(Tick(stamp_ns, stamp_ns))
+
+    def _send(self, tick: Tick) -> None:
+        """Send the command of one tick; send nothing while the state of the arm was never known."""
+        command = self.path.tick(tick)
+        if command is None:
             return
-        self._send(command)
+        self.outputs.send(command)
+        if not self.config.lockstep:
+            self.outputs.tell_latency(command)
+        if self._flight is not None:
+            self._flight.on_command(command, tick.steady_ns)
+        if command.state is not self._last_state:
+            self._last_state = command.state
+            self.status.publish()
+            if command.state is GateState.LATCHED:
+                self._on_latched()
 
-    def _send(self, command: Command) -> None:
-        labels, period_ns = self._spec.labels, self._spec.period_ns
-        message = action_to_msg(command.action, labels, command.stamp_ns, period_ns)
-        self._command_publisher.publish(message)
-        self._executed_publisher.publish(message)
-        asked = np.full(self._spec.dim, np.nan) if command.requested is None else command.requested
-        self._requested_publisher.publish(action_to_msg(asked, labels, command.stamp_ns, period_ns))
-        now_ns = self._steady.now_ns()
-        if self._last_tick_ns is not None:
-            self._period_publisher.publish(Float64(data=(now_ns - self._last_tick_ns) / 1e9))
-        self._last_tick_ns = now_ns
-
-    def _fresh_state(self) -> Sample | None:
-        """Return the newest state, or None when the arm went silent by the steady clock; lockstep has no hurry."""
-        if self._measured is None or self.config.lockstep:
-            return self._measured
-        age_s = (self._steady.now_ns() - self._measured.received_ns) / 1e9
-        return self._measured if age_s <= self.config.limits.max_state_age_s else None
+    def _on_latched(self) -> None:
+        fault = self.path.fault or Reason.LATCHED
+        self.get_logger().error(f"LATCHED: {fault.value}; arm anew when that is mended")
+        if self._flight is not None:
+            self._flight.dump(fault.name.lower())
 
     def _on_joint_state(self, message: JointState) -> None:
-        received_ns, stamp_ns = self._steady.now_ns(), ns_from_time(message.header.stamp)
-        self._monitors["joint_states"].on_sample(stamp_ns, received_ns)
-        if stamp_ns < self._begin_ns or (self._measured is not None and stamp_ns <= self._measured.stamp_ns):
-            return
+        received_ns, stamp_ns = time.monotonic_ns(), ns_from_time(message.header.stamp)
+        self.monitors["joint_states"].on_sample(stamp_ns, received_ns)
         try:
-            self._measured = Sample(stamp_ns, received_ns, measured_from_joint_state(message, self._spec))
+            self._require_time(stamp_ns)
+            value = measured_from_joint_state(message, self.spec)
         except InvalidValue as error:
             self._refuse(self.config.joint_state_topic, error)
             return
-        if self.config.lockstep:
+        sample = Sample(stamp_ns, stamp_ns if self.config.lockstep else received_ns, value)
+        if not self.path.take_state(sample):
+            return
+        if self._flight is not None:
+            self._flight.on_state(sample)
+        if self.config.lockstep and self._is_active:
             self._begin_tick(stamp_ns)
 
+    def _require_time(self, stamp_ns: int) -> None:
+        """Raise InvalidValue on a stamp that no clock has shown yet; in lockstep the stamps are the clock."""
+        refusal = None if self.config.lockstep else self._live.stamp_refusal(stamp_ns)
+        if refusal is not None:
+            raise InvalidValue(f"stamp {stamp_ns} ns: {refusal.value}")
+
     def _begin_tick(self, stamp_ns: int) -> None:
-        is_driving = self._gate.is_armed or self._arms_at_next_state
-        if is_driving and not self._policy_is_silent and self._scheduler.needs_chunk(stamp_ns):
+        if self.path.is_driving and not self._policy_is_silent and self.path.needs_chunk(stamp_ns):
             self._waiting_ns = stamp_ns
-            self._waits_until_ns = self._steady.now_ns() + round(self.config.chunk_timeout_s * 1e9)
+            self._waits_until_ns = time.monotonic_ns() + round(self.config.chunk_timeout_s * 1e9)
         else:
-            self._tick(stamp_ns)
+            self._tick_in_lockstep(stamp_ns)
 
     def _on_chunk(self, message: JointTrajectory) -> None:
-        self._monitors["chunk"].on_sample(ns_from_time(message.header.stamp), self._steady.now_ns())
+        received_ns = time.monotonic_ns()
+        self.monitors["chunk"].on_sample(ns_from_time(message.header.stamp), received_ns)
         try:
-            chunk = chunk_from_msg(message, self._spec)
+            chunk = chunk_from_msg(message, self.spec)
         except InvalidValue as error:
             self._refuse("chunk", error)
             return
-        if self._scheduler.push(chunk):
+        # In lockstep a chunk arrives at the tick that waits for it.
+        now_ns = chunk.stamp_ns if self.config.lockstep else self.get_clock().now().nanoseconds
+        if self.path.take_chunk(chunk, now_ns):
             self._policy_is_silent = False
-        if self._waiting_ns is not None and not self._scheduler.needs_chunk(self._waiting_ns):
-            self._tick(self._waiting_ns)
+            if self._flight is not None:
+                self._flight.on_chunk(chunk, received_ns)
+            if (committed := self.path.committed(now_ns)) is not None:
+                self.outputs.tell_committed(committed)
+        if self._waiting_ns is not None and not self.path.needs_chunk(self._waiting_ns):
+            self._tick_in_lockstep(self._waiting_ns)
 
     def _refuse(self, topic: str, error: InvalidValue) -> None:
-        self._refused[topic] += 1
+        self.path.refused[topic] += 1
         self.get_logger().error(f"{topic}: {error}; refused", throttle_duration_sec=2.0)
 
     def _on_episode(self, message: String) -> None:
-        self._episode = Episode.from_msg(message)
+        self.episode = Episode.from_msg(message)
 
-    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self.config.lockstep and self._episode is None:
-            response.success, response.message = False, "no episode was announced on `episode`"
-            return response
-        self._begin_ns = self.get_clock().now().nanoseconds if self._episode is None else self._episode.begin_ns
-        self._gate = SafetyGate(self._spec, self.config.limits)
-        self._scheduler.reset(self._begin_ns)
-        self._arms_at_next_state = self._policy_is_silent = False
-        self._measured = self._waiting_ns = self._last_tick_ns = None
-        response.success, response.message = True, str(self._begin_ns)
-        return response
+    def _rate_of_states(self) -> float:
+        """Return the rate [Hz] at which joint states should come; 0 where nobody says."""
+        streams = self.config.streams.values()
+        return max((each.rate_hz for each in streams if each.topic == self.config.joint_state_topic), default=0.0)
 
-    def _on_arm(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        topic = self.config.joint_state_topic
-        if not self._joint_state_subscription.get_publisher_count():
-            response.success, response.message = False, f"nobody publishes {topic}"
-        elif not self._command_publisher.get_subscription_count():
-            response.success, response.message = False, f"nobody listens to {self.config.command_topic}"
-        else:
-            self._arms_at_next_state = True
-            response.success, response.message = True, f"armed from the next message on {topic}"
-        return response
-
-    def _on_disarm(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._gate.disarm()
-        self._arms_at_next_state = False
-        response.success, response.message = True, "the arm holds"
-        return response
+    def _is_well(self) -> bool:
+        """Tell whether commands still go out: a loop that is stuck must not look alive."""
+        return self.loop is None or time.monotonic_ns() - self.loop.last_ns < STUCK_TICKS * self.period_ns
 
     def _make_topics(self) -> None:
         config = self.config
-        # Latched, so that a recorder that is matched after the first ticks misses none.
-        recorded = latched_qos(RECORDED_DEPTH)
-        self._command_publisher = self.create_publisher(JointTrajectory, config.command_topic, reliable_qos())
-        self._executed_publisher = self.create_publisher(JointTrajectory, "control/executed", recorded)
-        self._requested_publisher = self.create_publisher(JointTrajectory, "control/requested", recorded)
-        self._period_publisher = self.create_publisher(Float64, "~/period", reliable_qos(1000))
-        self._chunk_subscription = self.create_subscription(JointTrajectory, "chunk", self._on_chunk, reliable_qos())
-        self._joint_state_subscription = self.create_subscription(
+        self.outputs = ControlOutputs(self, self.spec, config.command_topic, self.period_ns)
+        self.chunk_subscription = self.create_subscription(JointTrajectory, "chunk", self._on_chunk, reliable_qos())
+        self.joint_state_subscription = self.create_subscription(
             JointState, config.joint_state_topic, self._on_joint_state, newest_stream_qos(lockstep=config.lockstep)
         )
         self.create_subscription(String, "episode", self._on_episode, latched_qos())
 
-    def _diagnose(self) -> dict[str, dict[str, str]]:
-        reasons = {reason.name.lower(): str(count) for reason, count in self._gate.counts.items()}
-        dropped = {f"chunks {reason}": str(count) for reason, count in self._scheduler.dropped.items()}
-        refused = {f"refused {topic}": str(count) for topic, count in self._refused.items()}
-        gate = {"armed": str(self._gate.is_armed), "overruns": str(self._overruns), **reasons, **dropped, **refused}
-        return {**{name: monitor.report() for name, monitor in self._monitors.items()}, "gate": gate}
-
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; return the exit code."""
-    return run(ControlNode, ControlNode.loop, args)
+    return run(ControlNode, ControlNode.spin, args)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,8 @@ class GraphConfig:
     """How many actions of a chunk are executed before the next one is asked for."""
     robot: str = ""
     """Real robot: name of its files in config/robots/ (default fer), or the path of its YAML."""
+    mock_arm: bool = False
+    """Real robot: a stand-in for its arm and driver, which is where it is told to be, to try a graph without one."""
     overrides: tuple[str, ...] = ()
     """More parameters, each `node.parameter=value`, for instance `control_node.chunk_timeout_s=5.0`."""
 
@@ -136,7 +138,8 @@ def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
     shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
     policy = {**shared, **_told(config)}
     nodes = (
-        *_cameras(),
+        *_cameras(config),
+        *((_node("mock_arm_node", robot, spec),) if config.mock_arm else ()),
         _node("policy_node", robot, policy),
         _node("control_node", robot, shared),
     )
@@ -173,8 +176,10 @@ def _recorded(config: GraphConfig) -> dict[str, ParameterValue]:
     return {"dataset": config.dataset, **({"prompt": config.prompt} if config.prompt else {})}
 
 
-def _cameras() -> tuple[NodeSpec, ...]:
+def _cameras(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Return one node per camera section of camera_node.yaml."""
+    if not config.cameras:
+        return ()
     file = config_folder() / "camera_node.yaml"
     names = [section.rsplit("/", 1)[-1] for section in yaml.safe_load(file.read_text())]
     return tuple(NodeSpec(name, "camera_node", (file,)) for name in names)

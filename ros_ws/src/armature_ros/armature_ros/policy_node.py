@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
-from dataclasses import dataclass, field
+from collections import Counter
 from typing import Any
 
-import numpy as np
 from rclpy.executors import Executor
 from rclpy.node import Node
 from std_msgs.msg import Float64, String
@@ -16,42 +16,21 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.observation_buffer import ObservationBuffer
-from armature.errors import ConfigError, InvalidValue
-from armature.policy import Policy
-from armature.spec import RobotSpec, require_compatible
-from armature.testing import random_observation
+from armature.errors import InvalidValue
 from armature.types import ActionChunk, Observation
-from armature_ros.conversions import Episode, chunk_to_msg, ns_from_time, values_from_msg
-from armature_ros.diagnostics import Diagnostics, StreamMonitor
-from armature_ros.graph import EXPERT
+from armature_ros.committed_topics import CommittedTopics
+from armature_ros.conversions import Episode, chunk_to_msg, ns_from_time
+from armature_ros.diagnostics import Diagnostics, StreamMonitor, buffer_figures
+from armature_ros.heartbeat import Heartbeat
 from armature_ros.parameters import load_config
-from armature_ros.qos import latched_qos, newest_stream_qos, reliable_qos
-from armature_ros.robot import RobotConfig, load_robot_spec
+from armature_ros.policy_loading import PolicyNodeConfig, load_warm_policy
+from armature_ros.qos import find_mismatch, latched_qos, newest_stream_qos, reliable_qos
+from armature_ros.robot import load_robot_spec
 from armature_ros.spin import StopRequest, run
-from armature_ros.streams import StreamConfig, TopicArrays, subscribe, topics_of
+from armature_ros.streams import TopicArrays, live_checks, subscribe, topics_of
 
 WAIT_REPORT_S = 2.0
 STUCK_S = 0.5
-
-
-@dataclass(frozen=True)
-class PolicyNodeConfig:
-    """Parameters of `policy_node`."""
-
-    streams: dict[str, StreamConfig]
-    policy: str
-    """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
-    prompt: str = ""
-    """What to tell a checkpoint that was trained with prompts; empty for any other policy."""
-    robot: RobotConfig = field(default_factory=RobotConfig)
-    device: str = "cpu"
-    engine: str = "eager"
-    """How a checkpoint computes: eager, auto, openvino, compiled or cuda_graph; see `policies/engine.py`."""
-    lockstep: bool = False
-    execute_steps: int = 8
-    """How many actions of a chunk are executed before the next observation is answered."""
-    max_age_s: float = 0.15
-    """Real time: an observation older than this is not acted upon; lockstep takes only exact stamps."""
 
 
 class PolicyNode(Node):
@@ -61,20 +40,24 @@ class PolicyNode(Node):
         super().__init__("policy_node", automatically_declare_parameters_from_overrides=True)
         self.config = load_config(self, PolicyNodeConfig)
         offered = load_robot_spec(self.config.robot)
-        self._policy = _load_policy(self.config, offered)
+        self._policy = load_warm_policy(self.config, offered)
         self._spec = self._policy.spec
-        max_age_ns = 0 if self.config.lockstep else round(self.config.max_age_s * 1e9)
-        self._buffer = ObservationBuffer(self._spec.observation, self._policy.obs_steps, max_age_ns)
+        self._buffer = self._make_buffer()
+        self._refused: Counter[str] = Counter()
+        self._committed = CommittedTopics(self, self._spec.action) if self.config.guidance else None
         self._episode: Episode | None = None
         self._due_ns = 0
         # `_changed` guards everything below it; `_in_policy` is held while the policy computes or is reset.
         self._changed = threading.Condition()
         self._in_policy = threading.Lock()
         self._newest: Observation | None = None
+        self._frame_ns: int | None = None
         self._generation = 0
         self._fault: BaseException | None = None
         self._ends = False
+        self._busy_since_s: float | None = None
         self._make_topics()
+        Heartbeat(self, self._is_well)
         self._thread = threading.Thread(target=self._infer_until_end, name="inference", daemon=True)
         self._thread.start()
         self.get_logger().info(f"{self._policy.policy_id}: ready")
@@ -98,13 +81,28 @@ class PolicyNode(Node):
         received_ns, stamp_ns = time.monotonic_ns(), ns_from_time(message.header.stamp)
         self._monitors[topic.topic].on_sample(stamp_ns, received_ns)
         try:
-            for name, value in values_from_msg(message, topic.arrays).items():
-                self._buffer.push(name, stamp_ns, received_ns, value)
+            values = topic.read(message)
         except InvalidValue as error:
+            self._refused[topic.topic] += 1
             self.get_logger().error(f"{topic.topic}: {error}; refused", throttle_duration_sec=WAIT_REPORT_S)
             return
-        self._newest_stamp_ns = max(self._newest_stamp_ns, stamp_ns)
-        self._offer()
+        clock_resets = self._buffer.clock_resets
+        taken = [self._buffer.push(name, stamp_ns, received_ns, value) for name, value in values.items()]
+        if self._buffer.clock_resets > clock_resets:
+            self._begin_at(stamp_ns)
+        if any(taken):
+            self._newest_stamp_ns = max(self._newest_stamp_ns, stamp_ns)
+            self._offer()
+
+    def _begin_at(self, stamp_ns: int) -> None:
+        """Forget what was planned on a clock that has been set back since."""
+        self.get_logger().error("the clock was set back: all observations are dropped")
+        with self._in_policy:
+            with self._changed:
+                self._generation += 1
+                self._newest = None
+            self._due_ns = stamp_ns
+        self._newest_stamp_ns = stamp_ns
 
     def _offer(self) -> None:
         """Hand the newest observation to the inference thread, if it is complete and due."""
@@ -113,8 +111,10 @@ class PolicyNode(Node):
         observation = self._buffer.latest(self._newest_stamp_ns)
         if observation is None:
             return
+        frames = [self._buffer.newest(array.name) for array in self._spec.observation.images]
+        frame_ns = max((frame.stamp_ns for frame in frames if frame is not None), default=None)
         with self._changed:
-            self._newest = observation
+            self._newest, self._frame_ns = observation, frame_ns
             self._changed.notify()
 
     def _infer_until_end(self) -> None:
@@ -125,21 +125,32 @@ class PolicyNode(Node):
                 self._fault = error
                 return
 
-    def _take(self) -> tuple[Observation, int] | None:
+    def _take(self) -> tuple[Observation, int | None, int] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._ends)
             observation, self._newest = self._newest, None
-            return None if self._ends or observation is None else (observation, self._generation)
+            return None if self._ends or observation is None else (observation, self._frame_ns, self._generation)
 
-    def _answer(self, observation: Observation, generation: int) -> None:
+    def _answer(self, observation: Observation, frame_ns: int | None, generation: int) -> None:
         with self._in_policy:
             if generation != self._generation or observation.stamp_ns < self._due_ns:
                 return
-            begin_s = time.monotonic()
-            chunk = self._policy.infer(observation)
+            self._busy_since_s = begin_s = time.monotonic()
+            seen_ns = self.get_clock().now().nanoseconds
+            chunk = self._policy.infer(observation, None if self._committed is None else self._committed.newest)
+            self._busy_since_s = None
             self._due_ns = observation.stamp_ns + self._replan_ns(chunk)
             self._chunk_publisher.publish(chunk_to_msg(chunk, self._spec.action.labels))
         self._latency_publisher.publish(Float64(data=time.monotonic() - begin_s))
+        # When the newest camera frame was taken, when the network began with it, and when its answer went out.
+        timing = {"stamp_ns": observation.stamp_ns, "camera_ns": frame_ns, "seen_ns": seen_ns}
+        answered_ns = self.get_clock().now().nanoseconds
+        self._timing_publisher.publish(String(data=json.dumps({**timing, "answered_ns": answered_ns})))
+
+    def _is_well(self) -> bool:
+        """Tell whether answers can still be expected: a network that is stuck must not look alive."""
+        busy_since_s = self._busy_since_s
+        return busy_since_s is None or time.monotonic() - busy_since_s < self.config.inference_timeout_s
 
     def _replan_ns(self, chunk: ActionChunk) -> int:
         return min(self.config.execute_steps, len(chunk.actions)) * chunk.period_ns
@@ -158,6 +169,8 @@ class PolicyNode(Node):
                 self._generation += 1
                 self._newest = None
             self._policy.reset(None if self._episode is None else self._episode.seed)
+            if self._committed is not None:
+                self._committed.reset()
             self._due_ns = begin_ns
         self._buffer.reset(begin_ns)
         self._newest_stamp_ns = begin_ns - 1
@@ -188,46 +201,43 @@ class PolicyNode(Node):
             return self._buffer.missing(self._newest_stamp_ns) if is_stuck else []
         return [f"{topic} ({_silence(age_s)})" for topic, age_s in ages_s.items() if age_s > WAIT_REPORT_S]
 
+    def _make_buffer(self) -> ObservationBuffer:
+        config, spec, obs_steps = self.config, self._spec.observation, self._policy.obs_steps
+        if config.lockstep:
+            return ObservationBuffer(spec, obs_steps, max_age_ns=0)
+        times = {"future_max_s": config.future_max_s, "skew_max_s": config.skew_max_s}
+        live = live_checks(spec, config.streams, lambda: self.get_clock().now().nanoseconds, **times)
+        return ObservationBuffer(spec, obs_steps, round(config.max_age_s * 1e9), live=live)
+
     def _make_topics(self) -> None:
         topics = topics_of(self._spec.observation.arrays, self.config.streams)
-        self._monitors = {topic.topic: StreamMonitor() for topic in topics}
+        # In lockstep the rate is that of the simulation.
+        self._monitors = {t.topic: StreamMonitor(0.0 if self.config.lockstep else t.rate_hz) for t in topics}
         self._newest_stamp_ns = -1
         self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
         self._latency_publisher = self.create_publisher(Float64, "~/latency", reliable_qos(1000))
+        self._timing_publisher = self.create_publisher(String, "~/timing", reliable_qos(1000))
         qos = newest_stream_qos(lockstep=self.config.lockstep)
         self._stream_subscriptions = subscribe(self, topics, qos, self._on_message)
         self.create_subscription(String, "episode", self._on_episode, latched_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_timer(WAIT_REPORT_S, self._report_waiting)
-        Diagnostics(self, lambda: {topic: monitor.report() for topic, monitor in self._monitors.items()})
+        Diagnostics(self, self._diagnose)
+
+    def _diagnose(self) -> dict[str, dict[str, str]]:
+        missing = [] if self.config.lockstep else self._buffer.missing(self._newest_stamp_ns)
+        return {
+            **{topic: self._figures_of(topic, monitor) for topic, monitor in self._monitors.items()},
+            "observation": {**buffer_figures(self._buffer), "fault": "; ".join(missing)},
+        }
+
+    def _figures_of(self, topic: str, monitor: StreamMonitor) -> dict[str, str]:
+        mismatch = find_mismatch(self, self._stream_subscriptions[topic])
+        return {**monitor.report(), "malformed": str(self._refused[topic]), "error": mismatch}
 
 
 def _silence(age_s: float) -> str:
     return "no message yet" if math.isinf(age_s) else f"silent for {age_s:.1f} s"
-
-
-def _load_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
-    """Return the policy, warmed up.
-
-    Raises SpecMismatch naming the fields in which it does not fit the robot, ConfigError on a prompt too few or many.
-    """
-    # Each import is heavy and only one of them is needed.
-    if config.policy == EXPERT:
-        if config.prompt:
-            raise ConfigError(f"parameters of policy_node: prompt '{config.prompt}': the scripted expert takes none")
-        from sim.expert import make_expert
-
-        policy = make_expert(config.robot.sim)
-        require_compatible(policy.spec, offered, "the expert")
-        return policy
-    from policies.checkpoint import load_policy
-
-    policy = load_policy(config.policy, config.device, config.prompt or None, config.engine)
-    require_compatible(policy.spec, offered, f"checkpoint {config.policy}")
-    # The first answer of an episode must not pay for lazy initialisation.
-    policy.infer(random_observation(policy.spec, policy.obs_steps, np.random.default_rng(0), 0))
-    policy.reset()
-    return policy
 
 
 def main(args: list[str] | None = None) -> int:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.node import Node
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
+from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 FASTDDS_PROFILE = Path(__file__).with_name("fastdds.xml")
 
@@ -52,3 +62,32 @@ def stream_qos(depth: int, *, reliable: bool, latched: bool) -> QoSProfile:
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
+
+
+def find_mismatch(node: Node, subscription: Subscription) -> str:
+    """Name the publishers that a subscription gets nothing from, and why: another type, or QoS; "" if it hears all.
+
+    It asks the graph: a mismatch that is mended is gone, and one of a policy that we do not set is found as well.
+    """
+    found: list[str] = []
+    wanted = _type_name(subscription.msg_type)
+    for publisher in node.get_publishers_info_by_topic(subscription.topic_name):
+        compatibility, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
+        if publisher.topic_type != wanted:
+            found.append(f"{_who(publisher)} publishes {publisher.topic_type}, expected {wanted}")
+        elif compatibility == QoSCompatibility.ERROR:
+            reasons = ", ".join(part.removeprefix("ERROR: ") for part in reason.split(";") if part.strip())
+            found.append(f"incompatible QoS of {_who(publisher)}: {reasons}")
+    return "; ".join(found)
+
+
+def _who(publisher: TopicEndpointInfo) -> str:
+    # Publishers are discovered before the names of their nodes.
+    if publisher.node_name == "_NODE_NAME_UNKNOWN_":
+        return "a node whose name is not known yet"
+    return f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+
+
+def _type_name(message_type: type) -> str:
+    """Return the ROS name of a message type, such as sensor_msgs/msg/Image."""
+    return "/".join((*message_type.__module__.split(".")[:2], message_type.__name__))

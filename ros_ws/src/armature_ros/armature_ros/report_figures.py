@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from armature.spec import RobotSpec
-from data_collection.plot_style import BLUE, INK, ORANGE, STYLE
+from data_collection.plot_style import BLUE, INK, ORANGE, STYLE, svg_text
 from data_collection.store import Episode
 
 EXECUTED, REQUESTED = "action/executed", "action/requested"
@@ -37,7 +36,7 @@ def curves_svg(episode: Episode, spec: RobotSpec) -> str:
             ax.set_xlabel("time [s]")
         handles = {h.get_label(): h for ax in axes for h in ax.get_lines()}
         figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=3)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _plot_element(ax: Axes, episode: Episode, spec: RobotSpec, k: int) -> None:
@@ -82,14 +81,7 @@ def histogram_svg(values_ms: Sequence[float], label: str) -> str:
         ax.set_xlim(0, end_ms)
         ax.set_xlabel(label)
         ax.set_ylabel("count")
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        return svg_text(figure)
 
 
 def jpeg_uri(image: NDArray[Any], side_px: int = 256) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
-from armature.errors import ConfigError
-from armature.spec import RobotSpec
+import yaml
+
+from armature.control.limits import ROBOTS, RobotLimits, SafetyLimits
+from armature.errors import ConfigError, unknown
+from armature.spec import ActionSpec, RobotSpec
+from sim.defaults import limits_for
 from sim.tasks import SimConfig, robot_spec
 
 
@@ -18,6 +23,8 @@ class RobotConfig:
 
     spec_file: str = ""
     """JSON of armature.spec.RobotSpec; empty for the simulated robot."""
+    limits_file: str = ""
+    """Real robots: what it may do, a name in armature/robots or the path of such a YAML file."""
     task: str = "lift"
     action: Literal["joint_position", "tcp_delta"] = "joint_position"
     cameras: bool = True
@@ -47,3 +54,25 @@ def load_robot_spec(config: RobotConfig) -> RobotSpec:
         return RobotSpec.from_json(json.loads(Path(config.spec_file).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"robot.spec_file '{config.spec_file}': {error}") from error
+
+
+def load_limits(config: RobotConfig, action: ActionSpec, profile: str) -> SafetyLimits:
+    """Return a profile of the robot's limits; raise ConfigError on a file that is missing or makes no sense."""
+    if not config.spec_file:
+        return limits_for(action, profile)
+    return load_robot_limits(config).safety(profile)
+
+
+def load_robot_limits(config: RobotConfig) -> RobotLimits:
+    """Return what the file of a real robot says it may do; raise ConfigError where it cannot be read."""
+    file = config.limits_file
+    path = Path(file) if file.endswith(".yaml") else ROBOTS / f"{file}.yaml"
+    if not path.is_file():
+        raise ConfigError(unknown("robot.limits_file", file, [found.stem for found in ROBOTS.glob("*.yaml")]))
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"robot.limits_file '{path}': {error}") from error
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"robot.limits_file '{path}' holds no mapping")
+    return RobotLimits.from_mapping(cast("Mapping[str, Any]", data))

@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.errors import ArmatureError, InvalidValue
-from armature.spec import ArraySpec
+from armature.spec import TCP_DELTA, ArraySpec
 from armature_ros.conversions import Episode, action_from_msg, header_of, ns_from_time, time_from_ns
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
@@ -52,6 +52,8 @@ class SimNodeConfig:
     """Seed of the first episode; each reset takes the next."""
     command_timeout_s: float = 30.0
     """Lockstep: an episode without a command for so long is ended as a failure."""
+    command_max_age_s: float = 0.2
+    """Real time: without a command for so long the arm stops by itself."""
     render_profile: Literal["auto", "fast", "full"] = "auto"
 
 
@@ -64,6 +66,8 @@ class _Running:
     step: int = 0
     stamp_ns: int = 0
     command: NDArray[np.float64] | None = None
+    commanded_ns: int = 0
+    """When the newest command came [ns, steady clock]."""
     success: bool = False
     is_started: bool = False
     is_over: bool = False
@@ -81,7 +85,7 @@ class SimNode(Node):
         spec = self._env.get_wrapper_attr("robot_spec")
         self._action_spec = spec.action
         self._running: _Running | None = None
-        self._resets = 0
+        self._resets = self._silences = 0
         self._end_ns = 0
         topics = topics_of(spec.observation.arrays, self.config.streams)
         qos = published_stream_qos(lockstep=self.config.lockstep)
@@ -159,8 +163,18 @@ class SimNode(Node):
                 executor.spin_once(timeout_sec=left_ns / 1e9)
             if running.command is None:
                 running.command = self._env.get_wrapper_attr("measured_action")()
+            elif time.monotonic_ns() - running.commanded_ns > self.config.command_max_age_s * 1e9:
+                running.command = self._held(running.command)
             self._advance(running)
         self._finish(running)
+
+    def _held(self, command: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the command of an arm that hears nothing: stay at the last target, and make no further motions."""
+        self._silences += 1
+        held = command.copy()
+        if self._action_spec.kind == "tcp_delta":
+            held[self._action_spec.slice_of(TCP_DELTA)] = 0.0
+        return held
 
     def _publish(self, running: _Running, stamp_ns: int) -> None:
         running.stamp_ns = stamp_ns
@@ -215,7 +229,7 @@ class SimNode(Node):
             self.get_logger().error(f"{COMMAND_TOPIC}: {error}; refused")
             return
         if np.isfinite(action).all():
-            running.command = action
+            running.command, running.commanded_ns = action, time.monotonic_ns()
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._running is not None:
@@ -262,7 +276,8 @@ class SimNode(Node):
             name: {"published": str(count)} for name, count in {**self._streams.counts, **self._rewards.counts}.items()
         }
         step = "-" if self._running is None else str(self._running.step)
-        return {**counts, "episode": {"resets": str(self._resets), "step": step}}
+        episode = {"resets": str(self._resets), "step": step, "steps without a command": str(self._silences)}
+        return {**counts, "episode": episode}
 
 
 def _sim_config(config: SimNodeConfig) -> SimConfig:

@@ -1,16 +1,21 @@
-"""Everything that the store does to a disk, so that a test can stand in for it and replay every crash.
+"""Everything that has to survive a crash does to a disk, so that a test can stand in for it and replay every crash.
 
 Nothing counts before its `sync` has returned, and a name only once its folder was synced too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".partial"
+
+# What Python has no call for: renameat2(2), with paths that are relative to the working directory.
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_HERE, _EXCHANGE = -100, 2
 
 
 class Fs:
@@ -36,6 +41,13 @@ class Fs:
     def rename(self, old: Path, new: Path) -> None:
         """Put a file or folder in another's place."""
         old.replace(new)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Swap two names of one folder, so that at every moment both are there; Linux, and not on every file system."""
+        failed = _LIBC.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+        if failed:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(one), None, str(other))
 
     def remove(self, path: Path) -> None:
         """Remove a file."""

@@ -1,0 +1,140 @@
+"""Watches the control path of a running graph from outside, and arms it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from armature_ros.conversions import ns_from_time
+from armature_ros.qos import newest_stream_qos, reliable_qos
+
+KEPT = 20_000
+STOPPED = ("hold", "latched")
+
+
+class Track:
+    """Positions with the time at which they were seen to differ from the ones before."""
+
+    def __init__(self) -> None:
+        self.changes_s: deque[float] = deque(maxlen=KEPT)
+        self._position: list[float] = []
+
+    def add(self, position: Sequence[float]) -> None:
+        """Take note of a position."""
+        if list(position) != self._position:
+            self.changes_s.append(time.monotonic())
+            self._position = list(position)
+
+    def last_change_s(self, since_s: float) -> float:
+        """Return when it changed last, `since_s` where it has not changed since."""
+        return max(self.changes_s[-1], since_s) if self.changes_s else since_s
+
+
+class GraphProbe:
+    """A node of its own, spinning on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.commands, self.states = Track(), Track()
+        self._statuses: deque[tuple[float, str]] = deque(maxlen=KEPT)
+        self._chunk_end_s = 0.0
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = Node("graph_probe", context=self._context)
+        self._node.create_subscription(
+            JointTrajectory, "arm_controller/joint_trajectory", self._on_command, reliable_qos(100)
+        )
+        self._node.create_subscription(JointState, "joint_states", self._on_state, newest_stream_qos(lockstep=False))
+        self._node.create_subscription(JointTrajectory, "chunk", self._on_chunk, reliable_qos())
+        self._node.create_subscription(String, "control_node/status", self._on_status, reliable_qos(100))
+        self._services = {name: self._node.create_client(Trigger, f"control_node/{name}") for name in ("reset", "arm")}
+        self._executor = EventsExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ends.set()
+        self._thread.join()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def listen(self, message_type: type, topic: str, qos: QoSProfile, on_message: Callable[[Any], None]) -> None:
+        """Subscribe to one more topic."""
+        self._node.create_subscription(message_type, topic, on_message, qos)
+
+    def drive(self, timeout_s: float, moves: bool = True) -> None:
+        """Arm, again if need be, until the arm is driven and `moves`; raise TimeoutError when it will not."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            if self._state() == "armed" and (self._moves() or not moves):
+                return
+            # Holding, it waits for a chunk, which a reset would put off.
+            if self._state() in ("disarmed", "latched"):
+                for name in ("reset", "arm"):
+                    self._call(name)
+            time.sleep(0.2)
+        raise TimeoutError(
+            f"the arm does not move: state {self._state()}, {len(self.commands.changes_s)} commands seen"
+        )
+
+    def chunk_ends_s(self) -> float:
+        """Return when the newest chunk ends, on this process' steady clock."""
+        return self._chunk_end_s
+
+    def held_since_s(self, since_s: float) -> float:
+        """Return when the control node said first that it holds, infinite where it has not."""
+        return min((at for at, state in self._statuses if at >= since_s and state in STOPPED), default=float("inf"))
+
+    def _state(self) -> str:
+        return self._statuses[-1][1] if self._statuses and time.monotonic() - self._statuses[-1][0] < 0.5 else "silent"
+
+    def _moves(self) -> bool:
+        now_s = time.monotonic()
+        return all(track.changes_s and now_s - track.changes_s[-1] < 0.05 for track in (self.commands, self.states))
+
+    def _call(self, name: str) -> None:
+        client = self._services[name]
+        if client.wait_for_service(timeout_sec=1.0):
+            future = client.call_async(Trigger.Request())
+            deadline_s = time.monotonic() + 1.0
+            while not future.done() and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+
+    def _spin(self) -> None:
+        try:
+            while not self._ends.is_set():
+                self._executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            pass
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        self.commands.add(message.points[0].positions)
+
+    def _on_state(self, message: JointState) -> None:
+        self.states.add(message.position)
+
+    def _on_chunk(self, message: JointTrajectory) -> None:
+        # Stamps are of the system's clock; only the distance to now matters.
+        period_ns = ns_from_time(message.points[1].time_from_start) - ns_from_time(message.points[0].time_from_start)
+        end_ns = ns_from_time(message.header.stamp) + ns_from_time(message.points[-1].time_from_start) + period_ns
+        self._chunk_end_s = time.monotonic() + (end_ns - self._node.get_clock().now().nanoseconds) / 1e9
+
+    def _on_status(self, message: String) -> None:
+        self._statuses.append((time.monotonic(), json.loads(message.data)["state"]))

@@ -1,0 +1,74 @@
+"""What `policy_node` is told, and the policy that it loads for it: found to fit the robot, and warmed up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from armature.errors import ConfigError
+from armature.policy import Policy
+from armature.spec import RobotSpec, require_compatible
+from armature.testing import random_observation
+from armature.types import CommittedActions
+from armature_ros.graph import EXPERT
+from armature_ros.robot import RobotConfig
+from armature_ros.streams import StreamConfig
+
+
+@dataclass(frozen=True)
+class PolicyNodeConfig:
+    """Parameters of `policy_node`."""
+
+    streams: dict[str, StreamConfig]
+    policy: str
+    """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
+    prompt: str = ""
+    """What to tell a checkpoint that was trained with prompts; empty for any other policy."""
+    robot: RobotConfig = field(default_factory=RobotConfig)
+    device: str = "cpu"
+    engine: str = "eager"
+    """How a checkpoint computes: eager, auto, openvino, compiled or cuda_graph; see `policies/engine.py`."""
+    lockstep: bool = False
+    execute_steps: int = 8
+    """How many actions of a chunk are executed before the next observation is answered."""
+    max_age_s: float = 0.15
+    """Real time: an observation older than this is not acted upon; lockstep takes only exact stamps."""
+    inference_timeout_s: float = 2.0
+    """An answer that takes longer counts as stuck: the heartbeat ends, though the process lives."""
+    future_max_s: float = 0.02
+    """Real time: how far a stamp may be ahead of the clock."""
+    skew_max_s: float = 0.05
+    """Real time: how far apart the streams of one observation may lie."""
+    guidance: bool = False
+    """Let every chunk go on from what the arm executes meanwhile; goes with control_node's mode real_time_chunking."""
+
+
+def load_warm_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
+    """Return the policy, warmed up.
+
+    Raises SpecMismatch naming the fields in which it does not fit the robot, ConfigError on a prompt too few or many,
+    and where it cannot be guided as asked for.
+    """
+    # Each import is heavy and only one of them is needed.
+    if config.policy == EXPERT:
+        if config.prompt:
+            raise ConfigError(f"parameters of policy_node: prompt '{config.prompt}': the scripted expert takes none")
+        if config.guidance:
+            raise ConfigError("parameters of policy_node: guidance: the scripted expert cannot be guided")
+        from sim.expert import make_expert
+
+        policy = make_expert(config.robot.sim)
+        require_compatible(policy.spec, offered, "the expert")
+        return policy
+    from policies.checkpoint import load_policy
+
+    policy = load_policy(config.policy, config.device, config.prompt or None, config.engine)
+    require_compatible(policy.spec, offered, f"checkpoint {config.policy}")
+    # The first answer of an episode must not pay for lazy initialisation.
+    observation = random_observation(policy.spec, policy.obs_steps, np.random.default_rng(0), 0)
+    chunk = policy.infer(observation)
+    if config.guidance:
+        policy.infer(observation, CommittedActions(chunk.start_ns, chunk.period_ns, chunk.actions, chunk.period_ns))
+    policy.reset()
+    return policy

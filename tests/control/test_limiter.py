@@ -1,0 +1,58 @@
+"""The limiter in literal numbers; that they are right for all numbers is in `test_limiter_proof.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from armature.control.limiter import JointLimits, stopping_speed, velocity_range
+
+PERIOD_S = 0.1
+LIMITS = JointLimits(low=-1.0, high=1.0, velocity_max=1.0, acceleration_max=2.0)
+
+
+@pytest.mark.parametrize(
+    ("gap", "speed"),
+    [
+        (0.0, 0.0),
+        (0.01, 0.1),  # reached in one tick
+        (0.02, 0.2),  # in one tick, and by as much as acceleration takes off again
+        (0.0225, 0.2),  # more would take two ticks, and 0.03 rad
+        (0.0625, 0.4),  # sqrt(2 * 2 * 0.0625) - 2 * 0.1 / 2
+        (0.25, 0.9),
+    ],
+)
+def test_the_speed_at_which_a_joint_can_still_stop(gap, speed):
+    assert stopping_speed(gap, 2.0, PERIOD_S) == pytest.approx(speed, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("position", "velocity", "lowest", "highest"),
+    [
+        (0.0, 0.0, -0.2, 0.2),
+        (0.0, 0.5, 0.3, 0.7),
+        (0.0, 0.9, 0.7, 1.0),
+        (0.0, -0.9, -1.0, -0.7),
+        (0.9375, 0.3, 0.1, 0.4),
+        (-0.9375, -0.3, -0.4, -0.1),
+        (0.99, 0.2, 0.0, 0.1),
+        (-0.99, -0.2, -0.1, 0.0),
+        (1.0, 0.0, -0.2, 0.0),
+        (-1.0, 0.0, 0.0, 0.2),
+        (1.5, 0.0, -0.2, 0.0),
+        (-1.5, 0.0, 0.0, 0.2),
+        (1.5, -0.9, -1.0, -0.7),
+    ],
+)
+def test_the_range_of_velocities_of_the_next_tick(position, velocity, lowest, highest):
+    assert velocity_range(position, velocity, LIMITS, PERIOD_S) == pytest.approx((lowest, highest), abs=1e-12)
+
+
+def test_each_end_of_the_range_counts_for_itself():
+    # At 0.9 the upper end allows sqrt(0.4) - 0.1 = 0.532 only; the lower end is far away.
+    assert velocity_range(0.9, 0.4, LIMITS, PERIOD_S) == pytest.approx((0.2, 0.5324555), abs=1e-7)
+    assert velocity_range(-0.9, -0.4, LIMITS, PERIOD_S) == pytest.approx((-0.5324555, -0.2), abs=1e-7)
+
+
+def test_a_range_narrower_than_one_tick_of_acceleration_is_kept():
+    narrow = JointLimits(low=0.0, high=0.01, velocity_max=1.0, acceleration_max=20.0)
+    assert velocity_range(0.004, 0.0, narrow, PERIOD_S) == pytest.approx((-0.04, 0.06))

@@ -1,0 +1,117 @@
+"""Policies that cannot be loaded, or run out of memory: the reason is named, nothing is armed, the exit code tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from armature.spec import CAMERA_SCENE, JOINT_POSITION
+from armature_ros.episodes import EpisodeDriver
+from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.up import NodeDied, RunningGraph
+from policies.tensor_folder import digest
+from sim.tasks import SimConfig, robot_spec
+
+pytestmark = pytest.mark.ros
+
+TIMEOUT_S = 120
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, write_checkpoint: Callable[..., Path]) -> Path:
+    """A small policy that sees the arm and a camera."""
+    return write_checkpoint(tmp_path / "policy", robot_spec(SimConfig()), (CAMERA_SCENE, JOINT_POSITION))
+
+
+def flip(checkpoint: Path) -> None:
+    file = checkpoint / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(checkpoint: Path) -> None:
+    file = checkpoint / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def lose(checkpoint: Path) -> None:
+    (checkpoint / "weights.safetensors").unlink()
+
+
+DAMAGES = {
+    flip: r"weights\.safetensors: damaged",
+    cut: r"weights\.safetensors: damaged",
+    lose: r"weights\.safetensors: cannot be read: No such file",
+}
+
+
+@pytest.mark.fault(row=37)
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
+def test_a_damaged_checkpoint_is_refused_before_anything_is_armed(
+    environment: dict[str, str], checkpoint: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(checkpoint)
+    command = [sys.executable, "-m", "armature.cli", "up", "sim", "--policy", str(checkpoint), "--episodes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert re.search(message, said)
+    assert "node policy_node ended with exit code 2; the graph was stopped" in said
+    assert "episode 0" not in said
+    assert "Traceback" not in said, said
+
+
+NO_MEMORY = r"MemoryError|can't allocate memory|Cannot allocate memory|not enough memory|bad_alloc"
+
+
+def sign(checkpoint: Path, change: Callable[[dict], None]) -> None:
+    """Change policy.json as somebody would who knows how to sign it."""
+    document = json.loads((checkpoint / "policy.json").read_text())
+    change(document)
+    document["sha256"]["policy.json"] = digest(document)
+    (checkpoint / "policy.json").write_text(json.dumps(document))
+
+
+@pytest.mark.fault(row=36)
+def test_a_network_that_does_not_fit_into_memory_ends_the_policys_process_with_the_reason(
+    environment: dict[str, str], checkpoint: Path
+) -> None:
+    """Its layers would need 12 GB; the process may map 4, of which Python, ROS and PyTorch take more than 2."""
+    sign(checkpoint, lambda document: document["method"]["unet"].update(dims=[16, 16_384]))
+    nodes = make_graph("sim", GraphConfig(policy=str(checkpoint)))
+    node = next(node for node in nodes if node.name == "policy_node")
+    command = ["prlimit", f"--as={4 * 2**30}", *node.command()]
+    variables = {**os.environ, **environment, **node.environment}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode not in (0, -signal.SIGKILL)
+    assert re.search(NO_MEMORY, done.stderr)
+    assert ": ready" not in done.stdout + done.stderr
+
+
+@pytest.mark.fault(row=36)
+def test_a_policy_that_runs_out_of_memory_while_it_answers_ends_the_graph_with_the_reason(
+    environment: dict[str, str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever is larger than a page comes from the kernel and goes back to it, so that the limit is met at once.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
+    said: list[tuple[str, str]] = []
+    config = GraphConfig(policy=str(checkpoint), horizon_steps=10)
+    with (
+        RunningGraph(make_graph("sim", config), environment, log=lambda *line: said.append(line)) as graph,
+        EpisodeDriver(records=False, check=graph.check) as driver,
+    ):
+        assert driver.run_episode().result["steps"] == 10
+        resource.prlimit(graph.pids()["policy_node"], resource.RLIMIT_AS, (2**20, 2**20))
+        with pytest.raises(NodeDied, match="node policy_node ended with exit code 1"):
+            driver.run_episode()
+    assert any(re.search(NO_MEMORY, line) for node, line in said if node == "policy_node"), said

@@ -1,0 +1,131 @@
+"""The fault matrix: its document names the tests that are marked, and results of a run arrive in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fault_matrix import ROWS
+from fault_table import NO_TEST, document, load_groups, marked_tests, named_tests
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "fault_matrix.md"
+
+
+def test_the_document_names_exactly_the_tests_that_are_marked() -> None:
+    """Where this fails, `make fault-matrix` runs them and writes the document anew."""
+    named, marked = named_tests(DOCUMENT.read_text()), marked_tests()
+    assert len(marked) > 100
+    assert {"not in the document": marked - named, "not marked any more": named - marked} == {
+        "not in the document": set(),
+        "not marked any more": set(),
+    }
+
+
+def test_the_document_says_what_every_row_asks_for_and_that_no_test_failed() -> None:
+    text = DOCUMENT.read_text()
+    assert [number for group in load_groups() for number in group["rows"]] == list(ROWS)
+    for group in load_groups():
+        assert f"## {group['letter']}. {group['title']}" in text
+        for number, row in group["rows"].items():
+            assert f"| {number} | {row['fault']} | {row['required']} |" in text
+    assert "failed" not in text
+
+
+SAMPLE = """
+import pytest
+
+@pytest.mark.fault(row=3)
+@pytest.mark.parametrize("n", [1, 2])
+def test_both(n, record_property):
+    record_property("figure", f"{n}0 ms")
+
+@pytest.mark.fault(row=3)
+@pytest.mark.fault(row=58)
+def test_broken():
+    assert False
+
+@pytest.mark.fault(row=5)
+def test_skipped():
+    pytest.skip("not here")
+
+@pytest.fixture
+def broken():
+    yield
+    assert False
+
+@pytest.mark.fault(row=6)
+def test_broken_afterwards(broken):
+    pass
+
+def test_of_nothing():
+    pass
+"""
+
+
+def run_sample(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run tests of their own with the plugin."""
+    tests = folder / "tests"
+    tests.mkdir(exist_ok=True)
+    (tests / "test_sample.py").write_text(source)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    fault(row): one\n")
+    command = [sys.executable, "-m", "pytest", "-p", "fault_matrix", "--rootdir", ".", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "side by side"])
+def test_results_and_figures_of_a_run_arrive_in_the_document(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    results = tmp_path / "build" / "results.json"
+    done = run_sample(tmp_path, SAMPLE, "--fault-matrix", str(results), *workers)
+    assert done.returncode == 1, done.stdout
+    found = json.loads(results.read_text())
+    assert len(found) == 5
+    text = document(found)
+    both = "`test_sample.py::test_both` (2 cases)<br>`test_sample.py::test_broken`"
+    assert f"| {both} | passed, **1 failed** | 10 ms<br>20 ms |" in text
+    assert "| `test_sample.py::test_skipped` | skipped |  |" in text
+    assert "| `test_sample.py::test_broken_afterwards` | **1 failed** |  |" in text
+    assert text.count(f"| {NO_TEST} |") == 58 - 4
+    assert "4 of 58 rows have tests; 5 cases in this run" in text
+    names = {
+        (3, "test_both"),
+        (3, "test_broken"),
+        (58, "test_broken"),
+        (5, "test_skipped"),
+        (6, "test_broken_afterwards"),
+    }
+    assert named_tests(text) == {(row, f"test_sample.py::{name}") for row, name in names}
+    assert named_tests(text) == marked_tests(tmp_path / "tests")
+
+
+def test_a_second_run_adds_to_the_results_of_the_first(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    run_sample(tmp_path, SAMPLE, "--fault-matrix", str(results), "-k", "both or broken")
+    mended = SAMPLE.replace("def test_broken():\n    assert False", "def test_broken():\n    pass")
+    run_sample(tmp_path, mended, "--fault-matrix", str(results), "-k", "test_broken and not afterwards")
+    found = {node.split("::")[1]: entry["outcome"] for node, entry in json.loads(results.read_text()).items()}
+    assert found == {
+        "test_both[1]": "passed",
+        "test_both[2]": "passed",
+        "test_broken": "passed",
+        "test_broken_afterwards": "failed",
+    }
+
+
+@pytest.mark.parametrize("mark", ["fault()", "fault(3)", "fault(row=59)", "fault(row='3')", "fault(row=3, more=1)"])
+def test_a_mark_that_names_no_row_ends_the_run(tmp_path: Path, mark: str) -> None:
+    source = f"import pytest\n\n@pytest.mark.{mark}\ndef test_any():\n    pass\n"
+    done = run_sample(tmp_path, source)
+    assert done.returncode == 4
+    assert "expected row=1 to row=58" in done.stderr
+
+
+def test_a_whole_file_can_be_marked(tmp_path: Path) -> None:
+    source = "import pytest\n\npytestmark = [pytest.mark.fault(row=28)]\n\ndef test_any():\n    pass\n"
+    (tmp_path / "test_sample.py").write_text(source)
+    assert marked_tests(tmp_path) == {(28, "test_sample.py::test_any")}
