@@ -269,6 +269,12 @@ def test_the_rest_of_the_chunk_in_force_is_committed_from_the_action_at_or_befor
     assert committed_at(scheduler, 199.999999).actions.tolist() == [[3.0]]
 
 
+def test_the_grid_of_what_is_committed_is_that_of_the_chunk():
+    scheduler = ChunkScheduler(REAL_TIME)
+    push(scheduler, chunk(17, [0.0, 1.0, 2.0]))
+    assert [committed_at(scheduler, t).start_ns / MS for t in (17, 66, 67, 116, 117)] == [17, 17, 67, 67, 117]
+
+
 def test_nothing_is_committed_before_the_first_chunk_nor_after_the_last_nor_in_another_mode():
     scheduler = ChunkScheduler(REAL_TIME)
     assert scheduler.committed(0) is None
@@ -343,21 +349,22 @@ def test_ten_answers_are_remembered_by_default():
 def test_defaults_are_a_slow_decay_and_a_blend_of_200_ms():
     config = SchedulerConfig("blend", 8)
     assert (config.ensemble_decay, config.blend_s, config.fade_ns) == (0.01, 0.2, 200 * MS)
+    assert SchedulerConfig("blend", 8, blend_s=10.0).fade_ns == 10_000_000_000
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SchedulerConfig("receding", 8), "unknown scheduler mode 'receding'.*receding_horizon"),
-        (lambda: SchedulerConfig("receding_horizon", 0), "execute_steps is 0, must be at least 1"),
-        (lambda: SchedulerConfig("receding_horizon", 8, delay_window=0), "delay_window is 0, must be at least 1"),
-        (lambda: SchedulerConfig("temporal_ensemble", 1, float("nan")), "ensemble_decay is nan, must be finite"),
-        (lambda: SchedulerConfig("temporal_ensemble", 1, float("inf")), "ensemble_decay is inf, must be finite"),
-        (lambda: SchedulerConfig("temporal_ensemble", 1, -0.001), "ensemble_decay is -0.001, .*not negative"),
-        (lambda: SchedulerConfig("receding_horizon", 1, blend_s=-0.001), "blend_s is -0.001, .*not negative"),
-        (lambda: SchedulerConfig("receding_horizon", 1, blend_s=float("inf")), "blend_s is inf, must be finite"),
-        (lambda: SchedulerConfig("receding_horizon", 1, blend_s=float("nan")), "blend_s is nan, must be finite"),
-        (lambda: SchedulerConfig("blend", 1, blend_s=0.0), "blend_s is 0.0, must be positive in mode blend"),
+        (lambda: SchedulerConfig("receding", 8), "^unknown scheduler mode 'receding'.*receding_horizon"),
+        (lambda: SchedulerConfig("receding_horizon", 0), "^execute_steps is 0, must be at least 1"),
+        (lambda: SchedulerConfig("receding_horizon", 8, delay_window=0), "^delay_window is 0, must be at least 1"),
+        (lambda: SchedulerConfig("temporal_ensemble", 1, float("nan")), "^ensemble_decay is nan, must be finite"),
+        (lambda: SchedulerConfig("temporal_ensemble", 1, float("inf")), "^ensemble_decay is inf, must be finite"),
+        (lambda: SchedulerConfig("temporal_ensemble", 1, -0.001), "^ensemble_decay is -0.001, .*not negative"),
+        (lambda: SchedulerConfig("receding_horizon", 1, blend_s=-0.001), "^blend_s is -0.001, .*not negative"),
+        (lambda: SchedulerConfig("receding_horizon", 1, blend_s=float("inf")), "^blend_s is inf, must be finite"),
+        (lambda: SchedulerConfig("receding_horizon", 1, blend_s=float("nan")), "^blend_s is nan, must be finite"),
+        (lambda: SchedulerConfig("blend", 1, blend_s=0.0), "^blend_s is 0.0, must be positive in mode blend"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(make, message):
@@ -365,10 +372,21 @@ def test_a_configuration_that_makes_no_sense_is_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("field", ["mode", "execute_steps", "fade_ns"])
+def test_a_configuration_does_not_change(field):
+    with pytest.raises(AttributeError):
+        setattr(BLEND, field, 1)
+
+
 def test_the_least_that_makes_sense_is_accepted():
     assert SchedulerConfig("blend", 1, ensemble_decay=0.0, blend_s=1e-9, delay_window=1).fade_ns == 1
     assert SchedulerConfig("real_time_chunking", 1, blend_s=0.0).fade_ns == 0
     assert SchedulerConfig("receding_horizon", 1, blend_s=0.2).fade_ns == 0
+    scheduler = ChunkScheduler(SchedulerConfig("blend", 1, blend_s=1e-9))
+    push(scheduler, chunk(0, [1.0] * 3))
+    push(scheduler, chunk(50, [3.0] * 3))
+    assert [value_at(scheduler, t) for t in (50, 50 + 1e-6)] == [1.0, 3.0]
+    assert scheduler.push(ActionChunk(100 * MS, 100 * MS, 1, np.zeros((2, 1))), 100 * MS)
 
 
 @given(stamps=st.lists(st.integers(0, 2000), min_size=1, max_size=20), now_ms=st.integers(0, 3000))

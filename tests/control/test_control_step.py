@@ -23,10 +23,10 @@ class TowardsMeasured:
 
 
 class Diverged:
-    """A learner whose gain is a thousand times too high."""
+    """A learner whose corrections have grown without bound."""
 
     def correct(self, now_ns, base, measured):
-        return base + 1e3 * (base - measured)
+        return base + 1e3
 
 
 def tick_at(tick: int) -> Tick:
@@ -103,9 +103,9 @@ def test_a_residual_that_diverges_is_cut_to_its_share_and_then_left_out(gate):
     base = [0.02 * k for k in range(1, 11)]
     commands = run(gate, scheduler_of([[action, 0.0, 0.04] for action in base]), Diverged(), range(10))
     # Four times half of what the speed limit allows in a tick on top of the base action, here 0.05 rad.
-    assert [Reason.RESIDUAL_LIMIT in command.reasons for command in commands] == [False] + [True] * 9
+    assert all(Reason.RESIDUAL_LIMIT in command.reasons for command in commands)
     ahead = [command.action[0] - action for command, action in zip(commands, base, strict=True)]
-    assert 0.02 < max(ahead) <= 0.05
+    assert 0.0 < max(ahead) <= 0.05
     assert ahead[-2:] == [0.0, 0.0]
     assert commands[-1].state is GateState.ARMED
 

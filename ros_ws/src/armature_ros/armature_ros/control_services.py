@@ -29,6 +29,9 @@ class ControlServices:
     def _reset(self) -> tuple[bool, str]:
         if self._node.config.lockstep and self._node.episode is None:
             return False, "no episode was announced on `episode`"
+        if self._node.loop is not None and not self._node.path.is_at_rest:
+            self._node.path.disarm()
+            return False, "the arm comes to rest first"
         return True, str(self._node.reset())
 
     def _arm(self) -> tuple[bool, str]:
