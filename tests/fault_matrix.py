@@ -13,6 +13,10 @@ import pytest
 
 ROW, FIGURE = "fault_row", "figure"
 ROWS = range(1, 59)
+COLLECTED = pytest.StashKey[set[str]]()
+"""All test files of the session, whatever is selected of them."""
+MARKED = pytest.StashKey[set[tuple[int, str]]]()
+"""Row and function of all tests in them that are marked."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,14 +32,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Results(path))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Write each test's rows into its properties, which travel with its reports."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Write each test's rows into its properties, which travel with its reports; before anything is deselected."""
+    config.stash[COLLECTED] = {function_of(item.nodeid).split("::")[0] for item in items}
+    config.stash[MARKED] = set()
     for item in items:
         for mark in item.iter_markers("fault"):
             row = mark.kwargs.get("row")
             if mark.args or set(mark.kwargs) != {"row"} or row not in ROWS:
                 raise pytest.UsageError(f"{item.nodeid}: fault{mark.args or mark.kwargs}, expected row=1 to row=58")
             item.user_properties.append((ROW, row))
+            config.stash[MARKED].add((row, function_of(item.nodeid)))
+
+
+def function_of(node: str) -> str:
+    """Return file and function of a node id, relative to tests/."""
+    return node.split("[", 1)[0].removeprefix("tests/")
 
 
 class Results:

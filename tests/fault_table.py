@@ -5,19 +5,17 @@ python tests/fault_table.py RESULTS.json docs/fault_matrix.md
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from fault_matrix import function_of
 
-TESTS = Path(__file__).parent
-ROWS_FILE = TESTS / "faults" / "rows.yaml"
+ROWS_FILE = Path(__file__).parent / "faults" / "rows.yaml"
 HEAD = """# Fault matrix
 
 What can go wrong between a learned policy and an arm, what has to happen then, and the tests that show it. Made by
@@ -48,9 +46,8 @@ def by_row(results: dict[str, dict[str, Any]]) -> dict[int, dict[str, TestResult
     """Group the cases of a run by row and test function."""
     found: dict[int, dict[str, TestResult]] = {}
     for node, entry in sorted(results.items()):
-        name = node.split("[", 1)[0].removeprefix("tests/")
         for row in entry["rows"]:
-            test = found.setdefault(row, {}).setdefault(name, TestResult())
+            test = found.setdefault(row, {}).setdefault(function_of(node), TestResult())
             test.outcomes[entry["outcome"]] += 1
             test.figures += [figure for figure in entry["figures"] if figure not in test.figures]
     return found
@@ -76,17 +73,18 @@ def load_groups() -> list[dict[str, Any]]:
     return yaml.safe_load(ROWS_FILE.read_text())
 
 
-def marked_tests(folder: Path = TESTS) -> set[tuple[int, str]]:
-    """Return row and name of every test below `folder` that is marked, read from the sources without importing them."""
-    return {found for path in sorted(folder.rglob("test_*.py")) for found in _marked_in(path, folder)}
-
-
 def named_tests(text: str) -> set[tuple[int, str]]:
     """Return row and name of every test that a document names; inverse of `document`."""
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
     return {
         (int(cells[0][2:]), entry.split("`")[1]) for cells in rows for entry in cells[3].split("<br>") if "`" in entry
     }
+
+
+def drift(text: str, collected: set[str], marked: set[tuple[int, str]]) -> dict[str, set[tuple[int, str]]]:
+    """Compare what a document names with what is `marked` in the files that were `collected`."""
+    named = {(row, name) for row, name in named_tests(text) if name.split("::")[0] in collected}
+    return {"not in the document": marked - named, "not marked any more": named - marked}
 
 
 def _line(number: int, row: dict[str, str], tests: dict[str, TestResult]) -> str:
@@ -99,27 +97,6 @@ def _line(number: int, row: dict[str, str], tests: dict[str, TestResult]) -> str
 
 def _cases(test: TestResult) -> str:
     return f" ({test.outcomes.total()} cases)" if test.outcomes.total() > 1 else ""
-
-
-def _marked_in(path: Path, folder: Path) -> Iterator[tuple[int, str]]:
-    tree = ast.parse(path.read_text(), str(path))
-    whole = [row for node in tree.body if isinstance(node, ast.Assign) for row in _rows_of_assignment(node)]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            rows = [*whole, *(row for decorator in node.decorator_list for row in _rows_in(decorator))]
-            yield from ((row, f"{path.relative_to(folder).as_posix()}::{node.name}") for row in rows)
-
-
-def _rows_of_assignment(node: ast.Assign) -> Iterator[int]:
-    if any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets):
-        yield from _rows_in(node.value)
-
-
-def _rows_in(expression: ast.expr) -> Iterator[int]:
-    """Find every `pytest.mark.fault(row=N)` in an expression."""
-    for node in ast.walk(expression):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-            yield from (ast.literal_eval(keyword.value) for keyword in node.keywords)
 
 
 def main(results: str, out: str) -> None:

@@ -39,6 +39,12 @@ def test_actions_are_exact_at_their_steps_linear_between_and_the_last_is_held_fo
     assert value_at(scheduler, 190) == pytest.approx(0.3 + 0.8 * 0.4)
 
 
+def test_steps_are_exact_even_where_nothing_can_be_put_between_them():
+    scheduler = ChunkScheduler(RECEDING)
+    push(scheduler, chunk(0, [1e308, -1e308]))
+    assert [value_at(scheduler, t) for t in (0, 50)] == [1e308, -1e308]
+
+
 def test_before_the_start_and_from_the_end_on_nothing_is_due():
     scheduler = ChunkScheduler(RECEDING)
     assert value_at(scheduler, 0) is None

@@ -239,7 +239,7 @@ def test_where_there_are_two_ways_a_guided_chunk_keeps_to_the_one_that_was_begun
     held = method.sample(nothing_seen(200), noise, None, Guidance(torch.full((200, 8, 1), 0.6), weights)).actions
     assert 0.3 < (free[:, 4:] > 0.3).all(dim=1).float().mean() < 0.7
     # Of the last four steps nothing was committed.
-    assert (held[:, 4:] > 0.3).all(dim=1).float().mean() > 0.85
+    assert (held[:, 4:] > 0.3).all(dim=1).float().mean() > 0.75
 
 
 @pytest.mark.parametrize("family", METHODS)

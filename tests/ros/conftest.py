@@ -93,9 +93,11 @@ def write_checkpoint() -> Callable[..., Path]:
     return _write_checkpoint
 
 
-def _write_checkpoint(path: Path, spec: RobotSpec, observations: tuple[str, ...], obs_steps: int = 1) -> Path:
+def _write_checkpoint(
+    path: Path, spec: RobotSpec, observations: tuple[str, ...], obs_steps: int = 1, vision: VisionConfig | None = None
+) -> Path:
     """Write the policy, which sees `observations` of `spec`."""
-    vision = VisionConfig(channels=(4, 8), strides=(2, 2), features=8, crop_margin_px=4)
+    vision = vision or VisionConfig(channels=(4, 8), strides=(2, 2), features=8, crop_margin_px=4)
     config = PolicyConfig(observations, obs_steps, chunk_steps=8, vision=vision)
     unet = UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16)
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import pytest
 from armature.errors import ConfigError
 from armature.policy import Policy
 from armature.testing import check_policy
-from armature.types import Observation
+from armature.types import Observation, Reason
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
 from sim.expert import make_expert
@@ -28,6 +28,9 @@ def lift_env() -> Iterator[Any]:
     env.close()
 
 
+SHORTENED = {Reason.ACCELERATION_LIMIT, Reason.VELOCITY_LIMIT}
+
+
 @pytest.fixture(scope="module")
 def lift_expert() -> Policy:
     return make_expert(LIFT)
@@ -41,11 +44,13 @@ def test_expert_keeps_the_policy_protocol(lift_expert: Policy) -> None:
     check_policy(lift_expert)
 
 
-def test_lift_succeeds_without_the_gate_changing_anything(lift_env: Any, lift_expert: Policy) -> None:
+def test_lift_succeeds_with_commands_shortened_at_most(
+    lift_env: Any, lift_expert: Policy
+) -> None:
     results = [run(lift_env, lift_expert, seed) for seed in range(4)]
     assert [result.success for result in results] == [True] * 4
     assert all(35 <= result.steps <= 100 for result in results)
-    assert sum(sum(result.reasons.values()) for result in results) == 0
+    assert all(set(result.reasons) <= SHORTENED for result in results)
 
 
 def test_equal_seeds_give_equal_commands_and_others_do_not(lift_env: Any, lift_expert: Policy) -> None:
@@ -84,7 +89,7 @@ def test_other_tasks_actions_and_robots_succeed(task: str, action: Any, robot: s
     result = run(env, make_expert(config), seed=0)
     env.close()
     assert result.success
-    assert not result.reasons
+    assert set(result.reasons) <= SHORTENED
 
 
 def test_no_expert_for_pusht() -> None:

@@ -105,11 +105,24 @@ def test_nan_actions_hold_the_arm_where_it_started(env: Any) -> None:
     np.testing.assert_array_equal(result.commands, np.tile(start, (12, 1)))
 
 
-def test_jumps_are_cut_to_the_speed_limit(env: Any) -> None:
+def test_a_first_request_far_away_latches_and_nothing_moves(env: Any) -> None:
+    env.reset(seed=1)
+    start = env.measured_action()
     result = rollout(env, Constant(np.append(np.zeros(7), 0.08)), 1, default_scheduler(), panda_limits())
-    steps = np.abs(np.diff(result.commands[:, :7], axis=0))
-    assert (steps <= np.array([1.09] * 4 + [1.30] * 3) / 20 + 1e-9).all()
-    assert result.reasons[Reason.VELOCITY_LIMIT] == 12
+    assert result.reasons == {Reason.FIRST_COMMAND: 12, Reason.LATCHED: 12}
+    np.testing.assert_array_equal(result.commands, np.tile(start, (12, 1)))
+
+
+def test_requests_are_followed_within_speed_and_acceleration(env: Any) -> None:
+    env.reset(seed=1)
+    target = env.measured_action() + np.append(np.full(7, 0.2), 0.0)
+    result = rollout(env, Constant(target), 1, default_scheduler(), panda_limits())
+    steps = np.diff(result.commands[:, :7], axis=0)
+    assert (np.abs(steps) <= np.array([1.0875] * 4 + [1.305] * 3) / 20 + 1e-9).all()
+    changes = np.abs(np.diff(steps, axis=0))
+    assert (changes <= np.array([7.5, 3.75, 5.0, 6.25, 7.5, 10.0, 10.0]) / 400 + 1e-9).all()
+    assert result.reasons[Reason.VELOCITY_LIMIT] > 0
+    assert result.commands[-1, :7] == pytest.approx(target[:7], abs=1e-9)
 
 
 def test_every_tick_is_reported_with_the_observation_before_it(env: Any) -> None:
@@ -132,8 +145,8 @@ def test_policy_for_another_action_is_refused(env: Any) -> None:
 
 def test_limits_are_those_of_the_arm_with_these_joints() -> None:
     limits = limits_for(robot_spec(SimConfig(robot="ur5e")).action)
-    assert limits.velocity_max == (1.57,) * 6 + (np.inf,)
-    assert limits.step_max[:6] == pytest.approx((0.0785,) * 6)
+    assert limits.velocity_max == (1.570795,) * 6 + (np.inf,)
+    assert limits.acceleration_max == (2.5,) * 6 + (np.inf,)
     assert limits_for(robot_spec(SimConfig()).action) == panda_limits()
 
 
@@ -141,8 +154,8 @@ def test_panda_limits_are_half_of_the_robots_speed_and_inside_its_range() -> Non
     limits = panda_limits()
     assert limits.position_high[0] == pytest.approx(2.8473)
     assert limits.position_low[3] == pytest.approx(-3.0218)
-    assert limits.velocity_max[:7] == (1.09, 1.09, 1.09, 1.09, 1.30, 1.30, 1.30)
-    assert limits.step_max[0] == pytest.approx(0.0545)
+    assert limits.velocity_max[:7] == (1.0875, 1.0875, 1.0875, 1.0875, 1.305, 1.305, 1.305)
+    assert limits.acceleration_max[:7] == (7.5, 3.75, 5.0, 6.25, 7.5, 10.0, 10.0)
     assert (limits.position_low[7], limits.position_high[7]) == (0.0, 0.08)
 
 
