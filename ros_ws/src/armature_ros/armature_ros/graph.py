@@ -12,6 +12,7 @@ from typing import Literal
 
 import yaml
 
+from armature.control.chunk_scheduler import SchedulerMode
 from armature.errors import ConfigError, unknown
 from armature_ros.qos import single_host_environment
 from armature_ros.robot import RobotConfig
@@ -76,6 +77,8 @@ class GraphConfig:
     """Simulated robots only: every tick waits for its command, so that a run is reproducible; else real time."""
     execute_steps: int = 8
     """How many actions of a chunk are executed before the next one is asked for."""
+    scheduler: SchedulerMode = "receding_horizon"
+    """How a new chunk takes over from the one before; in real_time_chunking the policy is guided as well."""
     robot: str = ""
     """Real robot: name of its files in config/robots/ (default fer), or the path of its YAML."""
     mock_arm: bool = False
@@ -136,12 +139,12 @@ def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
     robot = _robot_file(config.robot or "fer")
     spec: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json")), "robot.task": config.task}
     shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
-    policy = {**shared, **_told(config)}
+    policy = {**shared, **_told(config), **_guided(config)}
     nodes = (
         *_cameras(config),
         *((_node("mock_arm_node", robot, spec),) if config.mock_arm else ()),
         _node("policy_node", robot, policy),
-        _node("control_node", robot, shared),
+        _node("control_node", robot, {**shared, "mode": config.scheduler}),
     )
     recorder = _node("recorder_node", robot, {**spec, **_recorded(config)})
     return (*nodes, recorder) if config.dataset else nodes
@@ -152,7 +155,7 @@ GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {"sim": _sim,
 
 def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> NodeSpec:
     parameters = {**_robot_parameters(config), **paced, "execute_steps": config.execute_steps}
-    node = _node("policy_node", robot, {**parameters, **_told(config)})
+    node = _node("policy_node", robot, {**parameters, **_told(config), **_guided(config)})
     # In lockstep the simulator waits while the network computes, so that all cores are free for it.
     threads = str(os.cpu_count() or 1) if config.lockstep and config.policy != EXPERT else "1"
     return replace(node, environment={**ONE_THREAD, "OMP_NUM_THREADS": threads})
@@ -160,7 +163,8 @@ def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) 
 
 def _control_and_recorder(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> tuple[NodeSpec, ...]:
     parameters = _robot_parameters(config)
-    control = _node("control_node", robot, {**parameters, **paced, "execute_steps": config.execute_steps})
+    scheduled: dict[str, ParameterValue] = {"mode": config.scheduler, "execute_steps": config.execute_steps}
+    control = _node("control_node", robot, {**parameters, **paced, **scheduled})
     if not config.dataset:
         return (control,)
     return control, _node("recorder_node", robot, {**parameters, **_recorded(config)})
@@ -170,6 +174,11 @@ def _told(config: GraphConfig) -> dict[str, ParameterValue]:
     """Return which policy runs, where, and what it is told; the expert does one thing only."""
     prompt = {} if config.policy == EXPERT or not config.prompt else {"prompt": config.prompt}
     return {"policy": config.policy, "device": config.device, **prompt}
+
+
+def _guided(config: GraphConfig) -> dict[str, ParameterValue]:
+    """Return that the policy is to go on from what is executed meanwhile, where that is what the scheduler expects."""
+    return {"guidance": True} if config.scheduler == "real_time_chunking" else {}
 
 
 def _recorded(config: GraphConfig) -> dict[str, ParameterValue]:
