@@ -13,13 +13,14 @@ ifdef AMENT_PREFIX_PATH
 unexport LD_LIBRARY_PATH
 endif
 
-.PHONY: help demo demo-full test test-all fault-matrix check install clean
+.PHONY: help demo demo-full test test-all fault-matrix coverage mutate check install clean
 
 help:
 	@echo "make demo       20 episodes of the embedded checkpoint on the ROS 2 graph"
 	@echo "make demo-full  record demonstrations, train, deploy, evaluate (STATE=1: from simulator state)"
 	@echo "make test       all tests but the slow ones;  make test-all: all of them"
 	@echo "make fault-matrix  run the tests of the fault matrix, write docs/fault_matrix.md"
+	@echo "make coverage   every line of the safety gate and the scheduler is tested;  make mutate: and every change noticed"
 	@echo "make check      lint, format, types"
 	@echo "make clean      remove .venv and build outputs; keeps runs/"
 
@@ -32,8 +33,8 @@ demo-full: $(INSTALLED)
 	@$(BIN)/armature demo --from-scratch $(if $(STATE),--state) $(ARGS)
 
 # One BLAS thread per process: with more, the simulator's small products wait for each other.
-test test-all fault-matrix: export OMP_NUM_THREADS = 1
-test test-all fault-matrix: export OPENBLAS_NUM_THREADS = 1
+test test-all fault-matrix coverage: export OMP_NUM_THREADS = 1
+test test-all fault-matrix coverage: export OPENBLAS_NUM_THREADS = 1
 
 test: $(INSTALLED)
 	@.ci/run-tests "not slow" $(ARGS)
@@ -46,6 +47,16 @@ fault-matrix: $(INSTALLED)
 	@rm -f $(FAULTS)
 	@.ci/run-tests "fault" --fault-matrix $(FAULTS) $(ARGS)
 	@$(BIN)/python tests/fault_table.py $(FAULTS) docs/fault_matrix.md
+
+# What stands between a policy and the arm; few examples of each property reach every line.
+PROVED := safety_gate limiter pursuit arm_watch request_check limits control_step chunk_scheduler blending delay_estimate
+coverage: $(INSTALLED)
+	@HYPOTHESIS_PROFILE=mutation $(BIN)/python -m pytest tests/control -q --deselect tests/control/test_limiter_proof.py \
+	    $(PROVED:%=--cov=armature.control.%) --cov-report=term-missing --cov-fail-under=100 $(ARGS)
+
+# About half an hour on one core; goes on where it was interrupted.
+mutate: $(INSTALLED_CHECK)
+	@$(BIN)/python .ci/mutate --max-children $(or $(JOBS),2)
 
 check: $(INSTALLED_CHECK)
 	@$(BIN)/ruff check .

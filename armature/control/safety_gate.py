@@ -111,8 +111,9 @@ class SafetyGate:
             age_s = (tick.steady_ns - measured.received_ns) / 1e9
             raise InvalidValue(f"cannot arm: the measured state is {age_s:.3f} s old")
         self._requests.begin()
+        self._rest_at(self._watch.state or [])
         # As if it had been commanded one period ago, so that the tick itself may already move.
-        self._rest_at(self._watch.state or [], tick.steady_ns - self._period_ns)
+        self._last_ns = tick.steady_ns - self._period_ns
         self.state, self.fault = GateState.ARMED, None
 
     def disarm(self) -> None:
@@ -161,7 +162,7 @@ class SafetyGate:
         if any(self._velocity):
             self._move(None, ticks)
         elif self._watch.state is not None and self._watch.is_fresh(now_ns):
-            self._rest_at(self._watch.state, now_ns)
+            self._rest_at(self._watch.state)
         if self._position is None:
             raise InvalidValue("the state of the arm is not known yet: no command is safe")
         return (Reason.NOT_ARMED,)
@@ -225,7 +226,7 @@ class SafetyGate:
             speeds.append(speed)
             if not -fastest <= share * speed <= fastest:
                 share = fastest / abs(speed)
-            if not -_THERE <= gap + fastest * period_s <= 2 * fastest * period_s + _THERE:
+            if abs(gap) > fastest * period_s + _THERE:
                 is_too_fast = True
         reasons = () if goal is target else (Reason.POSITION_LIMIT,)
         if is_too_fast:
@@ -265,10 +266,10 @@ class SafetyGate:
         self._position = position
         return has_arrived
 
-    def _rest_at(self, position: list[float], now_ns: int) -> None:
+    def _rest_at(self, position: list[float]) -> None:
         self._position = self._standing(position)
         self._velocity = [0.0] * len(self._limited)
-        self._target, self._last_ns = None, now_ns
+        self._target = None
 
     def _standing(self, state: list[float]) -> list[float]:
         """Return the command that keeps the arm at `state`."""

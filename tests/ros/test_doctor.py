@@ -32,7 +32,7 @@ from armature_ros.qos import newest_stream_qos, reliable_qos
 from armature_ros.sim_node import COMMAND_TOPIC
 from armature_ros.up import RunningGraph
 
-LISTEN_S = 2.0
+LISTEN_S = 4.0
 # More steps than the tests take.
 OPTIONS = ("--no-cameras", "--no-lockstep", "--horizon-steps", "6000")
 FER_LABELS = (*(f"panda_joint{i}" for i in range(1, 8)), "panda_gripper")

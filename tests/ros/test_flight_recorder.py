@@ -26,7 +26,8 @@ from armature.control.control_path import ControlPath
 from armature.control.residual import NoResidual
 from armature.errors import ConfigError
 from armature.types import ActionChunk, Command, GateState, Reason, Sample, Tick
-from armature_ros.flight_dump import ARRAYS, DOCUMENT, Flight, FlightError, dump_folders, read_flight
+from armature_ros.flight_dump import ARRAYS, DOCUMENT, Flight, dump_folders
+from armature_ros.flight_reading import FlightError, read_flight
 from armature_ros.flight_recorder import ITEMS_MAX, WAITING_MAX, FlightRecorder
 from armature_ros.flight_report import render
 from armature_ros.flight_summary import FlightSummary

@@ -44,9 +44,7 @@ def test_expert_keeps_the_policy_protocol(lift_expert: Policy) -> None:
     check_policy(lift_expert)
 
 
-def test_lift_succeeds_with_commands_shortened_at_most(
-    lift_env: Any, lift_expert: Policy
-) -> None:
+def test_lift_succeeds_with_commands_shortened_at_most(lift_env: Any, lift_expert: Policy) -> None:
     results = [run(lift_env, lift_expert, seed) for seed in range(4)]
     assert [result.success for result in results] == [True] * 4
     assert all(35 <= result.steps <= 100 for result in results)

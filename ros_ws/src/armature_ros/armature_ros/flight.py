@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from armature_ros.flight_dump import find_dump, read_flight
+from armature_ros.flight_reading import find_dump, read_flight
 from armature_ros.flight_report import write_report
 from armature_ros.flight_summary import UNKNOWN, FlightSummary, TickRow
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import io
 import json
 import time
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,28 +17,20 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from armature.config import from_plain, to_plain
+from armature.config import to_plain
 from armature.control.limits import SafetyLimits
-from armature.errors import ArmatureError, ConfigError
 from armature.spec import ActionSpec
 from armature.types import ActionChunk, Command, GateState, Reason, Sample
 
 FORMAT, FORMAT_VERSION = "armature-flight", 1
 ARRAYS, DOCUMENT = "flight.npz", "flight.json"
 PREFIX = "flight_"
-BYTES_MAX = 512 * 2**20
-"""Of the arrays of a dump that is read; one of 5 s has a few megabytes at most."""
 NEVER_NS = -1
 """Stands for a time that is not there."""
 _TURN, _TURN_S = 32, 2e-4
 _STATES, _REASONS = tuple(GateState), tuple(Reason)
 
 T = TypeVar("T")
-P = TypeVar("P", "States", "Commands", "Chunks", "Limits")
-
-
-class FlightError(ArmatureError):
-    """A dump is absent, incomplete or damaged."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +130,6 @@ class Flight:
     limits: Limits
 
 
-_PARTS: dict[str, type] = {"states": States, "commands": Commands, "chunks": Chunks, "limits": Limits}
-_WIDE = frozenset({"states.value", "commands.action", "commands.requested", "chunks.actions"})
-
-
 def dump_folders(folder: Path) -> list[Path]:
     """List the dumps in a folder, oldest first by their names."""
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
@@ -163,34 +150,6 @@ def pack(snapshot: Snapshot) -> dict[str, bytes]:
     np.savez(file, **arrays)
     text = json.dumps(to_plain(_about(snapshot, policies)), indent=1, allow_nan=False) + "\n"
     return {ARRAYS: file.getvalue(), DOCUMENT: text.encode()}
-
-
-def read_flight(path: Path) -> Flight:
-    """Read a dump, or the newest of a folder of dumps; raise FlightError naming what is absent, damaged or not known.
-
-    Nothing in it is run, whoever wrote it.
-    """
-    path = find_dump(path)
-    about = _read_about(path / DOCUMENT)
-    file = path / ARRAYS
-    arrays = _read_arrays(file)
-    parts = {part: _part(file, cls, part, arrays) for part, cls in _PARTS.items()}
-    if arrays:
-        raise FlightError(f"{file}: has an unknown array {min(arrays)}")
-    flight = Flight(about, **parts)
-    _check_numbers(file, flight)
-    return flight
-
-
-def find_dump(path: Path) -> Path:
-    """Return `path` where it is a dump, else the newest one in it; raise FlightError when there is none."""
-    if not path.is_dir():
-        raise FlightError(f"{path}: there is no such folder")
-    if (path / DOCUMENT).exists() or (path / ARRAYS).exists():
-        return path
-    if not (found := dump_folders(path)):
-        raise FlightError(f"{path}: holds neither {DOCUMENT} nor folders named {PREFIX}*")
-    return found[-1]
 
 
 def _about(snapshot: Snapshot, policies: Sequence[str]) -> About:
@@ -265,69 +224,3 @@ def _rows(values: Sequence[Any], dim: int) -> NDArray[np.float64]:
         if value is not None and np.shape(value) == (dim,) and np.asarray(value).dtype.kind in "fiu":
             row[:] = value
     return rows
-
-
-def _read_about(file: Path) -> About:
-    try:
-        data = json.loads(file.read_bytes())
-        if isinstance(data, dict) and (data.get("format"), data.get("format_version")) != (FORMAT, FORMAT_VERSION):
-            found = f"{data.get('format')} {data.get('format_version')}"
-            raise FlightError(f"{file}: format {found}, this version reads {FORMAT} {FORMAT_VERSION}")
-        return from_plain(About, data)
-    except OSError as error:
-        raise FlightError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError, ConfigError) as error:
-        raise FlightError(f"{file}: is no description of a dump: {error}") from error
-
-
-def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > BYTES_MAX:
-            raise FlightError(f"{file}: would need {size} bytes, at most {BYTES_MAX} are read")
-        with np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    except OSError as error:
-        raise FlightError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except FlightError:
-        raise
-    except Exception as error:
-        # What spoilt bytes make of two parsers has no end of names.
-        raise FlightError(f"{file}: damaged: {type(error).__name__}: {error}") from error
-
-
-def _part(file: Path, cls: type[P], part: str, arrays: dict[str, NDArray[Any]]) -> P:
-    """Take the arrays of a part out of `arrays`."""
-    names = [field.name for field in fields(cls)]
-    if missing := [name for name in names if f"{part}.{name}" not in arrays]:
-        raise FlightError(f"{file}: lacks {part}.{missing[0]}")
-    return cls(**{name: arrays.pop(f"{part}.{name}") for name in names})
-
-
-def _check_numbers(file: Path, flight: Flight) -> None:
-    """Raise FlightError unless all arrays have the kinds and shapes that belong together."""
-    about, lengths = flight.about, flight.chunks.length
-    if len(about.units) != len(about.labels):
-        raise FlightError(f"{file}: {len(about.labels)} labels, {len(about.units)} units")
-    actions = int(lengths.sum()) if lengths.dtype.kind in "iu" and (lengths >= 0).all() else -1
-    rows = {"states": flight.states.received_ns.size, "commands": flight.commands.sent_ns.size,
-            "chunks": flight.chunks.received_ns.size, "limits": len(about.labels)}  # fmt: skip
-    for part, cls in _PARTS.items():
-        for field in fields(cls):
-            name, array = f"{part}.{field.name}", getattr(getattr(flight, part), field.name)
-            shape = (actions if name == "chunks.actions" else rows[part],)
-            if name in _WIDE:
-                shape += (len(about.labels),)
-            elif name == "commands.reasons":
-                shape += (len(about.reasons),)
-            kind = "f" if "float" in str(field.type) else "b" if "bool" in str(field.type) else "iu"
-            if array.shape != shape or array.dtype.kind not in kind:
-                raise FlightError(f"{file}: {name} is {array.dtype} {array.shape}, expected kind {kind} {shape}")
-    _check_indices(file, "commands.state", flight.commands.state, about.states)
-    _check_indices(file, "chunks.policy", flight.chunks.policy, about.policies)
-
-
-def _check_indices(file: Path, name: str, indices: NDArray[Any], names: Sequence[str]) -> None:
-    if len(indices) and not 0 <= indices.min() <= indices.max() < len(names):
-        raise FlightError(f"{file}: {name} goes up to {indices.max()}, there are {len(names)} names")

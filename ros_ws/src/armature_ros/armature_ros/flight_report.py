@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jinja2
 
-from armature_ros.flight_dump import FlightError
 from armature_ros.flight_figures import positions_svg, timeline_svg, velocities_svg
+from armature_ros.flight_reading import FlightError
 from armature_ros.flight_summary import UNKNOWN, FlightSummary
 
 TEMPLATE = Path(__file__).with_name("flight_template.html")
