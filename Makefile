@@ -45,7 +45,7 @@ test-all: $(INSTALLED)
 # A run that fails leaves the document as it is.
 fault-matrix: $(INSTALLED)
 	@rm -f $(FAULTS)
-	@.ci/run-tests "fault" --fault-matrix $(FAULTS) $(ARGS)
+	@.ci/run-tests "fault" --fault-matrix=$(FAULTS) $(ARGS)
 	@$(BIN)/python tests/fault_table.py $(FAULTS) docs/fault_matrix.md
 
 # What stands between a policy and the arm; few examples of each property reach every line.

@@ -19,7 +19,7 @@ pytest_plugins = ("fault_matrix",)
 settings.register_profile("armature", deadline=None, derandomize=True)
 # For HYPOTHESIS_PROFILE: other examples every time, and a hundred times as many; or few, for every mutant.
 settings.register_profile("nightly", deadline=None, max_examples=10_000, print_blob=True)
-settings.register_profile("mutation", deadline=None, derandomize=True, max_examples=3, database=None)
+settings.register_profile("mutation", deadline=None, derandomize=True, max_examples=1, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "armature"))
 
 # A shell starts background jobs with Ctrl-C ignored, and everything that the tests start would inherit that.

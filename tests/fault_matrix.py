@@ -1,7 +1,7 @@
 """Pytest plugin: which tests cover which rows of the fault matrix, how they ended, and what they measured.
 
 `@pytest.mark.fault(row=12)` says what a test covers, `record_property("figure", "41 ms")` what it measured. With
-`--fault-matrix FILE` the results of a run are added to a JSON file; `fault_table.py` makes the document of it.
+`--fault-matrix=FILE` the results of a run are added to a JSON file; `fault_table.py` makes the document of it.
 """
 
 from __future__ import annotations

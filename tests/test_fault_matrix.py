@@ -94,7 +94,7 @@ def run_sample(folder: Path, source: str, *arguments: str) -> subprocess.Complet
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "side by side"])
 def test_results_and_figures_of_a_run_arrive_in_the_document(tmp_path: Path, workers: tuple[str, ...]) -> None:
     results = tmp_path / "build" / "results.json"
-    done = run_sample(tmp_path, SAMPLE, "--fault-matrix", str(results), *workers)
+    done = run_sample(tmp_path, SAMPLE, f"--fault-matrix={results}", *workers)
     assert done.returncode == 1, done.stdout
     found = json.loads(results.read_text())
     assert len(found) == 5
@@ -117,9 +117,9 @@ def test_results_and_figures_of_a_run_arrive_in_the_document(tmp_path: Path, wor
 
 def test_a_second_run_adds_to_the_results_of_the_first(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    run_sample(tmp_path, SAMPLE, "--fault-matrix", str(results), "-k", "both or broken")
+    run_sample(tmp_path, SAMPLE, f"--fault-matrix={results}", "-k", "both or broken")
     mended = SAMPLE.replace("def test_broken():\n    assert False", "def test_broken():\n    pass")
-    run_sample(tmp_path, mended, "--fault-matrix", str(results), "-k", "test_broken and not afterwards")
+    run_sample(tmp_path, mended, f"--fault-matrix={results}", "-k", "test_broken and not afterwards")
     found = {node.split("::")[1]: entry["outcome"] for node, entry in json.loads(results.read_text()).items()}
     assert found == {
         "test_both[1]": "passed",

@@ -28,7 +28,7 @@ def pursue(
     for gap, speed, joint in zip(gaps, target_velocities, limits, strict=True):
         rest = gap - speed * period_s
         rests.append(rest)
-        size = -rest if rest < 0.0 else rest
+        size = abs(rest)
         # What a single tick may make up for needs no braking.
         if size > joint.acceleration_max * period_s * period_s:
             share = stopping_speed(size, joint.acceleration_max, period_s) * period_s / size

@@ -172,15 +172,13 @@ class SafetyGate:
     ) -> tuple[Reason, ...]:
         position = self._position or []
         fault = self._watch.judge(now_ns, position)
-        if fault in LATCHING:
-            self.latch(fault)
-        target, reasons = None, (fault,) if fault else ()
-        if self.is_armed and fault is None:
+        if fault is None:
             target, reasons = self._requests.judge(requested, base, chunk_age_s, position)
-            if reasons and reasons[0] in LATCHING:
-                self.latch(reasons[0])
         else:
             self._requests.hold()
+            target, reasons = None, (fault,)
+        if reasons and reasons[0] in LATCHING:
+            self.latch(reasons[0])
         if self.state is GateState.LATCHED:
             self._move(self._anchor, ticks)
             return (Reason.LATCHED, *((self.fault,) if self.fault else ()))

@@ -197,6 +197,13 @@ def test_an_arm_that_is_too_fast_twice_in_a_row_is_a_fault(element, limit, side)
     assert found == [None, None, None, None, Reason.OVERSPEED]
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_an_arm_exactly_as_fast_as_it_may_be_is_not_too_fast(side):
+    arm = Watched(tracking_hold=9.0, tracking_latch=9.0)
+    # 1.5 times 1 rad/s for an eighth of a second; all of these are exact in binary.
+    assert [arm.sees(125 * k, [side * 0.1875 * k, 0.0, 0.0]) for k in range(1, 5)] == [None] * 4
+
+
 def test_speed_is_measured_by_the_stamps_and_the_gripper_may_be_as_fast_as_it_can():
     arm = Watched(tracking_hold=9.0, tracking_latch=9.0)
     # Received 10 ms apart, stamped 100 ms apart: two messages that waited in a queue.

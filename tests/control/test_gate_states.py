@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,12 @@ def test_a_request_beyond_the_speed_limit_says_so_and_the_joint_reaches_that_spe
     steps = np.diff([0.0, *(command.action[0] for command in commands)])
     assert steps == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
     assert {command.reasons for command in commands} == {(Reason.VELOCITY_LIMIT,)}
+
+
+def test_a_request_that_moves_on_at_exactly_the_speed_limit_is_not_too_fast():
+    driver = Driver([-0.9, 0.0, 0.04])
+    ramp = np.cumsum([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1, 0.1])
+    assert [driver.ask([-0.9 + moved, 0.0, 0.04]).reasons for moved in ramp] == [()] * 8
 
 
 def test_limits_count_from_the_last_command_not_from_the_measured_state(driver):
@@ -207,10 +214,10 @@ def test_disarmed_in_motion_the_arm_comes_to_rest_first():
 
 def test_disarmed_without_any_state_no_command_is_safe():
     driver = Driver(start=None)
-    with pytest.raises(InvalidValue, match="not known yet"):
+    with pytest.raises(InvalidValue, match=r"^the state of the arm is not known yet: no command is safe$"):
         driver.ask(ORIGIN, measured=None)
     driver.now_ns = 10 * TICK_NS
-    with pytest.raises(InvalidValue, match="not known yet"):
+    with pytest.raises(InvalidValue, match=r"^the state of the arm is not known yet: no command is safe$"):
         driver.ask(ORIGIN, measured=Sample(0, 0, np.zeros(3)))
 
 
@@ -220,6 +227,7 @@ def test_disarmed_without_any_state_no_command_is_safe():
         ([0.0, np.nan, 0.0], 0, "cannot arm at .*needs 3 finite values"),
         ([0.0, 0.0], 0, "cannot arm at .*needs 3 finite values"),
         ([0.0, 0.0, 0.0], 251, r"cannot arm: the measured state is 0\.251 s old"),
+        ([0.0, 0.0, 0.0], 5_000_000_000, r"cannot arm: the measured state is 5000000\.000 s old"),
         ([0.0, 0.0, 0.0], -251, r"cannot arm: the measured state is -0\.251 s old"),
     ],
 )
@@ -235,7 +243,7 @@ def test_arming_while_the_arm_still_moves_is_an_error(driver):
     driver.ask([0.3, 0.0, 0.04])
     driver.gate.latch(Reason.OPERATOR)
     assert not driver.gate.is_at_rest
-    with pytest.raises(InvalidValue, match="still coming to rest"):
+    with pytest.raises(InvalidValue, match=r"^cannot arm: the arm is still coming to rest$"):
         driver.arm([0.0, 0.0, 0.04])
     assert driver.gate.state is LATCHED
     driver.ask(None)
@@ -300,6 +308,12 @@ def test_a_command_is_not_changed_by_what_its_receiver_does_with_it(driver):
     repeated.action[:] = np.nan
     driver.arm_is_at = np.array([0.01, 0.0, 0.04])
     assert driver.ask(None).action.tolist() == [0.01, 0.0, 0.04]
+
+
+def test_a_request_that_answers_no_observation_is_as_young_as_its_tick():
+    driver = Driver(limits=replace(LIMITS, request=replace(LIMITS.request, chunk_age_max_s=0.5)))
+    command = driver.gate.check(driver.tick, np.array([0.01, 0.0, 0.04]), driver.measured(), None)
+    assert (command.reasons, command.chunk_stamp_ns) == ((), None)
 
 
 def test_every_reason_is_counted(driver):

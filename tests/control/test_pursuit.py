@@ -90,6 +90,16 @@ def test_velocities_are_scaled_by_one_factor_where_one_fits_else_cut(velocities,
     assert fit(velocities, ranges) == pytest.approx(fitted)
 
 
+def test_every_joint_has_its_gap_its_velocity_its_limits_and_its_range():
+    for gaps, speeds in (([0.1], [0.0, 0.0]), ([0.1, 0.1], [0.0])):
+        with pytest.raises(ValueError, match="zip"):
+            pursue(gaps, speeds, BOTH, PERIOD_S)
+    with pytest.raises(ValueError, match="zip"):
+        brake([0.1], BOTH, PERIOD_S)
+    with pytest.raises(ValueError, match="zip"):
+        fit([0.1], [(-1, 1), (-1, 1)])
+
+
 speeds = st.floats(-5, 5, allow_subnormal=False)
 
 
