@@ -59,7 +59,9 @@ class ArmWatch:
 
     def judge(self, now_ns: int, command: Sequence[float]) -> Reason | None:
         """Return what is wrong with the arm at `now_ns` [steady clock] after the last `command`, or None."""
-        if self.state is None or not self.is_fresh(now_ns):
+        if self.state is None:
+            return Reason.STATE_LOST
+        if not self.is_fresh(now_ns):
             age_s = abs(now_ns - self._received_ns) / 1e9
             return Reason.STATE_LOST if age_s > self._limits.state_latch_s else Reason.STALE_STATE
         if self._overspeeds >= 2:

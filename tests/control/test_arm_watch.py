@@ -70,8 +70,7 @@ def test_all_real_numbers_are_states(dtype):
 def test_before_the_first_state_the_arm_is_lost_and_the_first_one_is_taken_however_it_comes():
     watch = ArmWatch(3, (0, 1), SPEEDS, WATCH)
     assert watch.state is None
-    assert watch.judge(0, []) is Reason.STALE_STATE
-    assert watch.judge(10_000 * MS, []) is Reason.STATE_LOST
+    assert watch.judge(0, []) is Reason.STATE_LOST
     watch.take(None, [])
     watch.take(Sample(0, 0, np.array([0.1, 0.2, 0.3])), [])
     assert watch.state == [0.1, 0.2, 0.3]
@@ -178,6 +177,23 @@ def test_an_arm_that_is_off_the_command_is_held_after_a_while_and_far_off_a_faul
     assert off(0.301, 600) is Reason.TRACKING_LOST
 
 
+def test_times_and_distances_are_exact():
+    arm = Watched(state_hold_s=10.0, state_latch_s=20.0, frozen_s=10.0, tracking_latch=0.25, tracking_hold=0.125)
+    ten_s_ns = 10_000_000_000
+    assert [arm.watch.is_fresh(ten_s_ns + late_ns) for late_ns in (0, 1)] == [True, False]
+    assert arm.watch.judge(2 * ten_s_ns, arm.command) is Reason.STALE_STATE
+    assert arm.watch.judge(2 * ten_s_ns + 1, arm.command) is Reason.STATE_LOST
+    assert arm.sees(1, [0.0, 0.0, 0.0]) is None
+    arm.command = [0.125, 0.0, 0.0]
+    # Counted from when it was armed, since nothing has changed in the meantime.
+    assert arm.watch.judge(ten_s_ns, arm.command) is None
+    assert arm.watch.judge(ten_s_ns + 1, arm.command) is Reason.STATE_FROZEN
+    for command, fault in ((0.125, None), (0.25, None), (0.25 + 1e-16, Reason.TRACKING_LOST)):
+        still = Watched(tracking_latch=0.25, tracking_hold=0.125)
+        still.command = [0.0, command, 0.0]
+        assert still.judges(100) is fault
+
+
 def test_the_gripper_may_be_off_the_command():
     arm = Watched()
     arm.command = [0.0, 0.0, 0.5]
@@ -188,13 +204,13 @@ def test_the_gripper_may_be_off_the_command():
 @pytest.mark.parametrize("side", [1, -1])
 def test_an_arm_that_is_too_fast_twice_in_a_row_is_a_fault(element, limit, side):
     arm = Watched(tracking_hold=9.0, tracking_latch=9.0)
-    moves = [1.0, 1.02, 0.9, 1.02, 1.02]
+    moves = [1.02, 1.0, 1.02, 0.9, 1.02, 1.02]
     state, found = [0.0, 0.0, 0.0], []
     for k, share in enumerate(moves):
         state[element] += side * share * limit
         arm.command = list(state)
         found.append(arm.sees(100 * (k + 1), state))
-    assert found == [None, None, None, None, Reason.OVERSPEED]
+    assert found == [None] * 5 + [Reason.OVERSPEED]
 
 
 @pytest.mark.parametrize("side", [1, -1])

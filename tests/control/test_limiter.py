@@ -53,6 +53,20 @@ def test_each_end_of_the_range_counts_for_itself():
     assert velocity_range(-0.9, -0.4, LIMITS, PERIOD_S) == pytest.approx((-0.5324555, -0.2), abs=1e-7)
 
 
+def test_the_root_is_left_out_only_where_it_cuts_nothing():
+    # Just so much slower than the 0.4 that acceleration allows: sqrt(2 * 2 * 0.06) - 0.1.
+    assert velocity_range(0.94, 0.2, LIMITS, PERIOD_S) == pytest.approx((0.0, 0.3898979), abs=1e-7)
+    assert velocity_range(-0.94, -0.2, LIMITS, PERIOD_S) == pytest.approx((-0.3898979, 0.0), abs=1e-7)
+    weak = LIMITS._replace(acceleration_max=0.5)
+    assert velocity_range(0.99, 0.1, weak, PERIOD_S) == pytest.approx((0.05, 0.075))
+    assert velocity_range(-0.99, -0.1, weak, PERIOD_S) == pytest.approx((-0.075, -0.05))
+
+
+def test_near_the_end_of_the_range_acceleration_still_counts():
+    assert velocity_range(-0.9975, 0.19, LIMITS, PERIOD_S) == pytest.approx((-0.01, 0.39))
+    assert velocity_range(0.9975, -0.19, LIMITS, PERIOD_S) == pytest.approx((-0.39, 0.01))
+
+
 def test_a_range_narrower_than_one_tick_of_acceleration_is_kept():
     narrow = JointLimits(low=0.0, high=0.01, velocity_max=1.0, acceleration_max=20.0)
     assert velocity_range(0.004, 0.0, narrow, PERIOD_S) == pytest.approx((-0.04, 0.06))
