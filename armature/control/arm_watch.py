@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from armature.control.limits import WatchLimits
 from armature.types import Reason, Sample
+
+
+def finite_floats(values: NDArray[Any], dim: int) -> list[float] | None:
+    """Return numbers (dim,) as a list, or None where they have another shape, are no numbers, or not all finite."""
+    if values.shape != (dim,) or values.dtype.kind not in "fiu":
+        return None
+    numbers = values.tolist() if values.dtype == np.float64 else values.astype(np.float64).tolist()
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 class ArmWatch:
@@ -33,9 +45,7 @@ class ArmWatch:
 
     def is_valid(self, sample: Sample) -> bool:
         """Tell whether a sample is a state of this arm: right size, finite numbers."""
-        if sample.value.shape != (self._dim,) or sample.value.dtype.kind not in "fiu":
-            return False
-        return all(map(math.isfinite, sample.value.tolist()))
+        return finite_floats(sample.value, self._dim) is not None
 
     def begin(self, sample: Sample) -> None:
         """Forget what was seen before and start from a valid sample."""
@@ -45,12 +55,13 @@ class ArmWatch:
 
     def take(self, sample: Sample | None, command: Sequence[float]) -> None:
         """Take the newest sample; one that is not valid, or was taken before, changes nothing."""
-        if sample is None or not self.is_valid(sample):
+        state = None if sample is None else finite_floats(sample.value, self._dim)
+        if sample is None or state is None:
             return
         if self.state is None:
             self.begin(sample)
         elif sample.received_ns > self._received_ns and sample.stamp_ns != self._stamp_ns:
-            self._compare(self.state, [float(x) for x in sample.value.tolist()], sample, command)
+            self._compare(self.state, state, sample, command)
 
     def is_fresh(self, now_ns: int) -> bool:
         """Tell whether the newest state is young enough to act upon."""

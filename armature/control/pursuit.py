@@ -23,9 +23,10 @@ def pursue(
     A target that moves on steadily is met exactly, with no lag; one that has jumped is approached as fast as braking
     before it allows. What is left of the gap when the target's own motion is taken off is closed by one factor.
     """
+    speeds = _together(target_velocities, limits)
     rests: list[float] = []
     factor = 1.0
-    for gap, speed, joint in zip(gaps, target_velocities, limits, strict=True):
+    for gap, speed, joint in zip(gaps, speeds, limits, strict=True):
         rest = gap - speed * period_s
         rests.append(rest)
         size = abs(rest)
@@ -34,7 +35,16 @@ def pursue(
             share = stopping_speed(size, joint.acceleration_max, period_s) * period_s / size
             if share < factor:
                 factor = share
-    return [speed + factor * rest / period_s for speed, rest in zip(target_velocities, rests, strict=True)]
+    return [speed + factor * rest / period_s for speed, rest in zip(speeds, rests, strict=True)]
+
+
+def _together(velocities: Sequence[float], limits: Sequence[JointLimits]) -> list[float]:
+    """Return `velocities`, by one factor no faster than the joints can: cut one by one they would point elsewhere."""
+    share = 1.0
+    for velocity, joint in zip(velocities, limits, strict=True):
+        if not -joint.velocity_max <= share * velocity <= joint.velocity_max:
+            share = joint.velocity_max / abs(velocity)
+    return [share * velocity for velocity in velocities]
 
 
 def brake(velocities: Sequence[float], limits: Sequence[JointLimits], period_s: float) -> list[float]:

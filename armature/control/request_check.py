@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from armature.control.arm_watch import finite_floats
 from armature.control.limits import SafetyLimits
 from armature.control.pursuit import within
 from armature.types import Reason
@@ -29,6 +30,8 @@ class RequestCheck:
             limits.request.range_excess_max * (high - low) if math.isinf(speed) else math.inf
             for low, high, speed in zip(limits.position_low, limits.position_high, self._speeds, strict=True)
         ]
+        self._reach_first = [speed * limits.request.first_command_s for speed in self._speeds]
+        self._reach = [speed * limits.request.jump_s for speed in self._speeds]
         self._lowest = [low - beyond for low, beyond in zip(limits.position_low, excess, strict=True)]
         self._highest = [high + beyond for high, beyond in zip(limits.position_high, excess, strict=True)]
         # What has no velocity limit is bounded by its range: a gripper's opening, or a motion of the tool.
@@ -69,15 +72,18 @@ class RequestCheck:
         self, requested: NDArray[Any], base: NDArray[Any] | None, command: Target
     ) -> tuple[Target, tuple[Reason, ...], Reason | None]:
         """Return the request with its correction cut, whether it was, and what is wrong with either of the two."""
-        fault = self._unreadable(requested)
+        target = finite_floats(requested, len(command))
+        if target is None:
+            return [], (), self._unreadable(requested)
+        if base is None or base is requested:
+            return target, (), self._unbelievable(target, command)
+        uncorrected = finite_floats(base, len(command))
+        if uncorrected is None:
+            return [], (), self._unreadable(base)
+        fault = self._unbelievable(uncorrected, command)
         if fault is not None:
             return [], (), fault
-        target, reasons = _floats(requested), ()
-        if base is not None and base is not requested:
-            fault = self._unreadable(base) or self._unbelievable(_floats(base), command)
-            if fault is not None:
-                return [], (), fault
-            target, reasons = self._bounded(target, _floats(base))
+        target, reasons = self._bounded(target, uncorrected)
         return target, reasons, self._unbelievable(target, command)
 
     def _refuse(self, fault: Reason) -> tuple[Target | None, tuple[Reason, ...]]:
@@ -88,19 +94,18 @@ class RequestCheck:
             self._valid = None
         return self._valid, (fault,)
 
-    def _unreadable(self, action: NDArray[Any]) -> Reason | None:
-        if action.shape != (len(self._speeds),) or action.dtype.kind not in "fiu":
-            return Reason.MALFORMED
-        return None if all(map(math.isfinite, action.tolist())) else Reason.NOT_FINITE
+    def _unreadable(self, action: NDArray[Any]) -> Reason:
+        is_an_action = action.shape == (len(self._speeds),) and action.dtype.kind in "fiu"
+        return Reason.NOT_FINITE if is_an_action else Reason.MALFORMED
 
     def _unbelievable(self, target: Target, command: Target) -> Reason | None:
         """Return what is wrong with the numbers: a jump first, which latches where it is the first request."""
-        reach_s = self._limits.first_command_s if self._is_first else self._limits.jump_s
+        reaches = self._reach_first if self._is_first else self._reach
         fault = None
-        for value, before, speed, lowest, highest in zip(
-            target, command, self._speeds, self._lowest, self._highest, strict=True
+        for value, before, reach, lowest, highest in zip(
+            target, command, reaches, self._lowest, self._highest, strict=True
         ):
-            if not -speed * reach_s <= value - before <= speed * reach_s:
+            if not -reach <= value - before <= reach:
                 return Reason.JUMP
             if not lowest <= value <= highest:
                 fault = Reason.GRIPPER_RANGE
@@ -119,7 +124,3 @@ class RequestCheck:
             return target, ()
         self._cut_corrections += 1
         return cut, (Reason.RESIDUAL_LIMIT,)
-
-
-def _floats(action: NDArray[Any]) -> Target:
-    return [float(x) for x in action.tolist()]

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from armature.control.arm_watch import ArmWatch
-from armature.control.limiter import JointLimits, velocity_range
+from armature.control.limiter import JointLimits, reach, velocity_range
 from armature.control.limits import SafetyLimits, check_limits
 from armature.control.pursuit import brake, fit, pursue, within
 from armature.control.request_check import RequestCheck
@@ -153,7 +154,8 @@ class SafetyGate:
         else:
             age_s = 0.0 if chunk_stamp_ns is None else (tick.stamp_ns - chunk_stamp_ns) / 1e9
             reasons = self._drive(tick.steady_ns, ticks, requested, base, age_s)
-        self.counts.update(reasons)
+        if reasons:
+            self.counts.update(reasons)
         self._last_ns = tick.steady_ns
         self._last = Command(tick.stamp_ns, np.array(self._position), requested, reasons, chunk_stamp_ns, self.state)
         return self._last
@@ -192,45 +194,40 @@ class SafetyGate:
         while missed > 0 and any(self._velocity):
             # The arm had no commands meanwhile: it has slowed down, or come to rest.
             self._velocity, missed = brake(self._velocity, self._joints, period_s), missed - 1
+        places = [position[i] for i in self._limited]
+        exact = None
         if target is None:
             self._target = None
             wanted, reasons = brake(self._velocity, self._joints, period_s), ()
         else:
-            wanted, reasons = self._towards(target, ticks)
+            goal = self._in_range(target, position)
+            reasons = () if goal is target else (Reason.POSITION_LIMIT,)
+            gaps = [goal[i] - position[i] for i in self._limited]
+            paces = self._paces(goal, ticks * period_s)
+            wanted = exact = reach(gaps, paces, places, self._velocity, self._joints, period_s)
+            if wanted is None:
+                reasons += self._too_fast(gaps, period_s)
+                wanted = pursue(gaps, paces, self._joints, period_s)
         if self._guard is not None:
-            joints = np.array([position[i] for i in self._limited])
-            factor, because = self._guard.scale(joints, np.array(wanted), period_s)
+            factor, because = self._guard.scale(np.array(places), np.array(wanted), period_s)
             wanted, reasons = [factor * velocity for velocity in wanted], reasons + because
-        ranges = [
-            velocity_range(position[i], velocity, joint, period_s)
-            for i, velocity, joint in zip(self._limited, self._velocity, self._joints, strict=True)
-        ]
-        self._velocity = fit(wanted, ranges)
+        if wanted is not exact:
+            wanted = fit(wanted, [*map(velocity_range, places, self._velocity, self._joints, repeat(period_s))])
+        self._velocity = wanted
         has_arrived = self._advance(period_s)
         return reasons if has_arrived or reasons else (Reason.ACCELERATION_LIMIT,)
 
-    def _towards(self, target: list[float], ticks: int) -> tuple[list[float], tuple[Reason, ...]]:
-        """Return the velocities that follow `target`, and which limits it asks to pass."""
-        position, period_s = self._position or [], self._period_ns / 1e9
-        goal = self._in_range(target, position)
-        before = goal if self._target is None else self._target
-        self._target = goal
-        gaps: list[float] = []
-        speeds: list[float] = []
-        share, is_too_fast = 1.0, False
-        for i, joint in zip(self._limited, self._joints, strict=True):
-            gap, speed, fastest = goal[i] - position[i], (goal[i] - before[i]) / (ticks * period_s), joint.velocity_max
-            gaps.append(gap)
-            speeds.append(speed)
-            if not -fastest <= share * speed <= fastest:
-                share = fastest / abs(speed)
-            if abs(gap) > fastest * period_s + _THERE:
-                is_too_fast = True
-        reasons = () if goal is target else (Reason.POSITION_LIMIT,)
-        if is_too_fast:
-            reasons = (*reasons, Reason.VELOCITY_LIMIT)
-        # Cut joint by joint, the velocity of a target that jumps would point elsewhere.
-        return pursue(gaps, [share * speed for speed in speeds], self._joints, period_s), reasons
+    def _paces(self, goal: list[float], elapsed_s: float) -> list[float]:
+        """Return how fast the joints' target has moved to `goal`, the target from now on."""
+        before, self._target = self._target or goal, goal
+        return [(goal[i] - before[i]) / elapsed_s for i in self._limited]
+
+    def _too_fast(self, gaps: list[float], period_s: float) -> tuple[Reason, ...]:
+        for gap, joint in zip(gaps, self._joints, strict=True):
+            step = joint.velocity_max * period_s + _THERE
+            if not -step <= gap <= step:
+                return (Reason.VELOCITY_LIMIT,)
+        return ()
 
     def _in_range(self, target: list[float], position: list[float]) -> list[float]:
         """Return `target` itself where it lies in the range, else cut to it."""
@@ -256,9 +253,11 @@ class SafetyGate:
                     after = goal[i]
                 else:
                     has_arrived = False
-            # What the proof says over the reals, rounding may miss by the last bit.
             low, high = self._low[i], self._high[i]
-            position[i] = within(after, low if low < before else before, high if high > before else before)
+            if not low <= after <= high:
+                # What the proof says over the reals, rounding may miss by the last bit.
+                after = within(after, low if low < before else before, high if high > before else before)
+            position[i] = after
         for i in self._free:
             position[i] = goal[i] if goal is not None else 0.0 if i in self._deltas else position[i]
         self._position = position

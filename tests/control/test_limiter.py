@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from armature.control.limiter import JointLimits, stopping_speed, velocity_range
+from armature.control.limiter import JointLimits, reach, stopping_speed, velocity_range
 
 PERIOD_S = 0.1
 LIMITS = JointLimits(low=-1.0, high=1.0, velocity_max=1.0, acceleration_max=2.0)
@@ -70,3 +70,53 @@ def test_near_the_end_of_the_range_acceleration_still_counts():
 def test_a_range_narrower_than_one_tick_of_acceleration_is_kept():
     narrow = JointLimits(low=0.0, high=0.01, velocity_max=1.0, acceleration_max=20.0)
     assert velocity_range(0.004, 0.0, narrow, PERIOD_S) == pytest.approx((-0.04, 0.06))
+
+
+@pytest.mark.parametrize(
+    ("gap", "pace", "position", "velocity"),
+    [
+        (0.02, 0.0, 0.0, 0.0),  # 0.2 rad/s, from rest, and at rest again a tick later
+        (0.1, 1.0, 0.0, 0.8),
+        (-0.1, -1.0, 0.0, -0.8),
+        (0.05, 0.3, 0.0, 0.7),  # slower by 0.2, and 0.2 faster than the target
+        (-0.05, -0.7, 0.0, -0.3),
+        (0.05, 0.5, 0.91, 0.5),  # (0.5 + 0.1)^2 = 2 * 2 * 0.09
+        (-0.05, -0.5, -0.91, -0.5),
+        (0.0, 0.0, 0.99749, 0.0),  # at rest 0.0025 before the end: (0 + 0.1)^2 = 2 * 2 * 0.0025
+        (0.0, 0.0, -0.99749, 0.0),
+    ],
+)
+def test_a_gap_is_closed_at_once_where_nothing_is_in_the_way(gap, pace, position, velocity):
+    roomy = JointLimits(low=-9.0, high=9.0, velocity_max=5.0, acceleration_max=20.0)
+    limits = (LIMITS._replace(velocity_max=1.0 + 1e-12, acceleration_max=2.0 + 1e-9), roomy)
+    assert reach([gap, 0.1], [pace, 0.4], [position, 3.0], [velocity, -0.5], limits, PERIOD_S) == pytest.approx(
+        [gap / 0.1, 1.0], abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("gap", "pace", "position", "velocity"),
+    [
+        (0.021, 0.0, 0.0, 0.1),  # 0.21 rad/s faster than its target: more than one tick of braking
+        (-0.021, 0.0, 0.0, -0.1),
+        (0.05, 0.5, 0.0, 0.29),
+        (0.05, 0.5, 0.0, 0.71),
+        (0.101, 1.0, 0.0, 1.0),
+        (-0.101, -1.0, 0.0, -1.0),
+        (0.1, 1.01, 0.0, 1.0),
+        (-0.1, -1.01, 0.0, -1.0),
+        (0.05, 0.5, 0.911, 0.5),
+        (-0.05, -0.5, -0.911, -0.5),
+        (0.0, 0.0, 0.998, 0.0),
+        (0.0, 0.0, -0.998, 0.0),
+        (0.01, 0.1, 1.1, 0.1),
+        (-0.01, -0.1, -1.1, -0.1),
+        (float("nan"), 0.0, 0.0, 0.0),
+        (0.0, float("nan"), 0.0, 0.0),
+    ],
+)
+def test_one_joint_with_something_in_its_way_is_enough(gap, pace, position, velocity):
+    free, blocked = (0.0, 0.0, 0.0, 0.0), (gap, pace, position, velocity)
+    for joints in ((free, blocked), (blocked, free)):
+        gaps, paces, positions, velocities = zip(*joints, strict=True)
+        assert reach(gaps, paces, positions, velocities, (LIMITS, LIMITS), PERIOD_S) is None

@@ -174,6 +174,28 @@ def one_tick(module: Limiter) -> Callable[[Path], None]:
     return claims
 
 
+def what_is_reached(module: Limiter) -> Callable[[Path], None]:
+    """Claim of a velocity that is said to reach a target at once: it does, in the range, with room to stop there."""
+
+    def claims(path: Path) -> None:
+        joint, stopping_speed = any_joint(path), StoppingSpeed(path)
+        gap, pace = path.real("gap"), path.real("pace")
+        found = module.reach([gap], [pace], [joint.position], [joint.velocity], [joint.limits], joint.period_s)
+        if found is None:
+            return
+        acceleration, period_s = joint.limits.acceleration_max.term, joint.period_s.term
+        above, below, speed_up, speed_down = stopping_speed.towards_ends(joint, joint.position)
+        wanted = term(found[0])
+        path.prove(wanted * period_s == gap.term, "it closes the gap")
+        path.prove(_absolute(wanted - pace.term) <= joint.change, "a tick of braking brings it to the target's pace")
+        lowest, highest = (term(x) for x in _range_of(module, stopping_speed)(*joint))
+        for space, speed, end in ((above, speed_up, wanted), (below, speed_down, -wanted)):
+            path.assume(covers_braking(space, speed, end, acceleration, period_s))
+        path.prove(z3.And(lowest <= wanted, wanted <= highest), "it lies in the range")
+
+    return claims
+
+
 def _range_of(module: Limiter, stopping_speed: StoppingSpeed) -> Callable[..., tuple[Any, Any]]:
     """Return `velocity_range` of a module, with another `stopping_speed`."""
     original = module.velocity_range
@@ -186,6 +208,10 @@ def _lesser(one, other):
 
 def _greater(one, other):
     return z3.If(one >= other, one, other)
+
+
+def _absolute(number):
+    return z3.If(number >= 0, number, -number)
 
 
 def test_the_stopping_speed_has_the_four_properties_that_the_proof_needs():
@@ -208,6 +234,10 @@ def test_the_invariant_holds_at_rest_wherever_the_joint_is_and_for_every_velocit
         path.prove(invariant(joint, (share * joint.velocity).term, *speeds), "slowed down")
 
     assert on_every_path(claims) == 4
+
+
+def test_what_is_reached_at_once_lies_in_the_range_of_the_tick():
+    assert on_every_path(what_is_reached(limiter)) >= 10
 
 
 def with_mistake(right: str, wrong: str) -> Limiter:
@@ -256,6 +286,22 @@ def test_a_stopping_speed_with_a_mistake_is_refuted(right, wrong):
 def test_a_range_with_a_mistake_is_refuted(right, wrong):
     with pytest.raises(Refuted):
         on_every_path(one_tick(with_mistake(right, wrong)))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("needed, change = gap / period_s", "needed, change = 0.9 * gap / period_s"),
+        ("-fastest <= needed <= fastest", "-fastest <= needed"),
+        ("-change <= needed - pace <= change", "-change <= needed - pace"),
+        ("-change <= needed - velocity <= change", "needed - velocity <= change"),
+        ("(needed + half) * (needed + half) <= 2.0 * acceleration * (high - position)", "True"),
+        ("(needed - half) * (needed - half) <= 2.0 * acceleration * (position - low)", "True"),
+    ],
+)
+def test_reaching_with_a_mistake_is_refuted(right, wrong):
+    with pytest.raises(Refuted):
+        on_every_path(what_is_reached(with_mistake(right, wrong)))
 
 
 def test_the_solver_follows_both_sides_of_a_comparison_and_finds_what_holds_on_one_alone():

@@ -73,7 +73,9 @@ def test_commands_and_results_are_those_of_single_rollouts(envs: list[Any]) -> N
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a.commands, b.commands)
         assert (a.seed, a.success, a.steps, a.duration_s) == (b.seed, b.success, b.steps, b.duration_s)
-        assert (a.reasons, a.maxima) == (b.reasons, b.maxima)
+        assert a.reasons == b.reasons
+        # The area of the same overlap may differ in its last bit with where the arrays lie in memory.
+        assert a.maxima == pytest.approx(b.maxima, rel=1e-12)
     assert len({result.commands.tobytes() for result in together}) == 4
 
 

@@ -26,7 +26,7 @@ class ControlOutputs:
         """When the last command went out [ns, steady clock]."""
         self._node, self._labels, self._period_ns = node, spec.labels, period_ns
         self._nothing_asked = np.full(spec.dim, np.nan)
-        self._answered_ns = -1
+        self._answered_ns = self._sent_ns = -1
         # Latched, so that a recorder that is matched after the first ticks misses none.
         recorded = latched_qos(RECORDED_DEPTH)
         self._command = node.create_publisher(JointTrajectory, command_topic, reliable_qos())
@@ -47,6 +47,7 @@ class ControlOutputs:
         message = action_to_msg(command.action, self._labels, command.stamp_ns, self._period_ns)
         self._command.publish(message)
         now_ns = time.monotonic_ns()
+        self._sent_ns = self._node.get_clock().now().nanoseconds
         self._executed.publish(message)
         asked = self._nothing_asked if command.requested is None else command.requested
         self._requested.publish(action_to_msg(asked, self._labels, command.stamp_ns, self._period_ns))
@@ -59,9 +60,8 @@ class ControlOutputs:
         answered_ns = command.chunk_stamp_ns
         if answered_ns is not None and answered_ns > self._answered_ns:
             self._answered_ns = answered_ns
-            now_ns = self._node.get_clock().now().nanoseconds
-            self._latency.publish(Float64(data=(now_ns - answered_ns) / 1e9))
-            self._timing.publish(String(data=json.dumps({"stamp_ns": answered_ns, "command_ns": now_ns})))
+            self._latency.publish(Float64(data=(self._sent_ns - answered_ns) / 1e9))
+            self._timing.publish(String(data=json.dumps({"stamp_ns": answered_ns, "command_ns": self._sent_ns})))
 
     def tell_committed(self, committed: CommittedActions) -> None:
         """Tell a policy that can be guided what its next chunk has to go on from, and how long it has."""

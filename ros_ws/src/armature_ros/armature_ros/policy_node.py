@@ -91,7 +91,8 @@ class PolicyNode(Node):
         if self._buffer.clock_resets > clock_resets:
             self._begin_at(stamp_ns)
         if any(taken):
-            self._newest_stamp_ns = max(self._newest_stamp_ns, stamp_ns)
+            if topic.topic in self._pacing:
+                self._newest_stamp_ns = max(self._newest_stamp_ns, stamp_ns)
             self._offer()
 
     def _begin_at(self, stamp_ns: int) -> None:
@@ -102,15 +103,17 @@ class PolicyNode(Node):
                 self._generation += 1
                 self._newest = None
             self._due_ns = stamp_ns
-        self._newest_stamp_ns = stamp_ns
+        self._newest_stamp_ns, self._offered_ns = stamp_ns, -1
 
     def _offer(self) -> None:
         """Hand the newest observation to the inference thread, if it is complete and due."""
-        if self._newest_stamp_ns < self._due_ns:
+        stamp_ns = self._newest_stamp_ns
+        if stamp_ns < self._due_ns or stamp_ns == self._offered_ns:
             return
-        observation = self._buffer.latest(self._newest_stamp_ns)
+        observation = self._buffer.latest(stamp_ns)
         if observation is None:
             return
+        self._offered_ns = stamp_ns
         frames = [self._buffer.newest(array.name) for array in self._spec.observation.images]
         frame_ns = max((frame.stamp_ns for frame in frames if frame is not None), default=None)
         with self._changed:
@@ -173,7 +176,7 @@ class PolicyNode(Node):
                 self._committed.reset()
             self._due_ns = begin_ns
         self._buffer.reset(begin_ns)
-        self._newest_stamp_ns = begin_ns - 1
+        self._newest_stamp_ns, self._offered_ns = begin_ns - 1, -1
         response.success, response.message = True, str(begin_ns)
         return response
 
@@ -213,7 +216,10 @@ class PolicyNode(Node):
         topics = topics_of(self._spec.observation.arrays, self.config.streams)
         # In lockstep the rate is that of the simulation.
         self._monitors = {t.topic: StreamMonitor(0.0 if self.config.lockstep else t.rate_hz) for t in topics}
-        self._newest_stamp_ns = -1
+        # What a policy sees is as new as its frames: it answers a frame when that comes, not when a joint state does.
+        is_paced_by_frames = bool(self._spec.observation.images) and not self.config.lockstep
+        self._pacing = {t.topic for t in topics if not is_paced_by_frames or t.arrays[0].is_image}
+        self._newest_stamp_ns = self._offered_ns = -1
         self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
         self._latency_publisher = self.create_publisher(Float64, "~/latency", reliable_qos(1000))
         self._timing_publisher = self.create_publisher(String, "~/timing", reliable_qos(1000))
