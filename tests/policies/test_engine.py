@@ -101,8 +101,11 @@ def test_a_graph_changes_nothing_in_place(new_policy):
     assert not [t for t in targets if getattr(t, "_schema", None) and t._schema.is_mutable]
 
 
+# Every family has its graph tested; OpenVINO takes most of a minute for some of them.
 @needs_openvino
-@every_family
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in ("bc", "mode") else pytest.mark.slow) for name in METHODS]
+)
 def test_openvino_gives_the_chunks_of_eager(exported, family):
     eager, engine = (load_policy(exported(family), engine=name) for name in ("eager", "openvino"))
     expected, found = chunks_of(eager), chunks_of(engine)

@@ -228,7 +228,9 @@ TWO_WAYS = {
 }
 
 
-@pytest.mark.parametrize("make", TWO_WAYS.values(), ids=TWO_WAYS.keys())
+@pytest.mark.parametrize(
+    "make", [pytest.param(TWO_WAYS["diffusion"], marks=pytest.mark.slow), TWO_WAYS["hrdt"]], ids=["diffusion", "hrdt"]
+)
 def test_where_there_are_two_ways_a_guided_chunk_keeps_to_the_one_that_was_begun(make):
     torch.manual_seed(0)
     method = make(ContextSpec(obs_steps=1, state_dim=1))

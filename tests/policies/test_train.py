@@ -60,7 +60,10 @@ def test_training_makes_a_policy_and_says_where_it_comes_from(train_config):
     assert list(losses_of(train_config.out)) == list(range(1, 21))
 
 
-@pytest.mark.parametrize(("denoiser", "steps", "stop"), [("unet", 200, 100), ("transformer", 12, 5)])
+@pytest.mark.parametrize(
+    ("denoiser", "steps", "stop"),
+    [pytest.param("unet", 200, 100, marks=pytest.mark.slow), ("unet", 12, 5), ("transformer", 12, 5)],
+)
 def test_stopping_and_resuming_equals_training_through(train_config, tmp_path, denoiser, steps, stop):
     policy = replace(train_config.policy, relative_actions=True, vector_noise=0.1)
     method = replace(train_config.method, denoiser=denoiser)

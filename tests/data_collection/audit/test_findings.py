@@ -328,6 +328,7 @@ def test_runs_cover_exactly_what_is_true(flags: list[bool]) -> None:
     assert all(b[0] > a[1] + 1 for a, b in itertools.pairwise(found))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), lag_ms=st.integers(-120, 120))
 def test_a_lag_that_is_trusted_is_not_far_off(seed: int, lag_ms: int) -> None:

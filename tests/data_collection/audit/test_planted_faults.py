@@ -64,7 +64,9 @@ EXPECTED = {
 TOLERANCE = {"content_skew": 0.013, "jump": 0.06}
 
 
-@pytest.mark.parametrize("encodings", [{}, {SCENE: "jpeg", WRIST: "jpeg"}], ids=["lossless", "jpeg"])
+@pytest.mark.parametrize(
+    "encodings", [pytest.param({}, marks=pytest.mark.slow), {SCENE: "jpeg", WRIST: "jpeg"}], ids=["lossless", "jpeg"]
+)
 def test_each_planted_fault_is_found_where_it_is_and_nothing_else(
     write_dataset, lift_spec, lift_recordings, encodings
 ) -> None:

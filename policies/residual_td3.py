@@ -1,0 +1,161 @@
+"""Residual off-policy RL: a small actor corrects each action of a frozen policy (Ankile et al. 2025, arXiv 2509.19301).
+
+The executed action is base + residual. The actor sees the observation and the base action; its last layer begins at
+zero, so that learning begins at the base. Critics score the sum, which is what is executed. TD3 (Fujimoto et al. 2018,
+1802.09477) with an ensemble of critics of which a random pair bounds the target (REDQ, 2101.05982), layer normalisation
+and demonstrations in half of every batch (RLPD, 2302.02948), rewards of n steps.
+
+Unlike the released code: the error of every critic is squared by itself, not their mean; a time limit is no end of the
+world (`replay.NStep`); what was executed after all limits is what is learned from. Two things are added: values are
+kept in the range that a reward of at most 1 at the end allows, and `share` scales the residual, so that what guards the
+robot's success can take it back without touching the network.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from armature.errors import ConfigError
+from policies.nets.ensemble import EnsembleMlp
+from policies.replay import Batch
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """Actor, critics and their updates."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    critics: int = 10
+    critics_of_target: int = 2
+    """So many, drawn anew for every update, of which the lowest is the target."""
+    scale: float = 0.3
+    """The largest residual of an element, in normalised units of the action."""
+    discount: float = 0.99
+    steps: int = 3
+    """Steps whose rewards are summed before the critic's estimate."""
+    value_min: float = 0.0
+    value_max: float = 1.0
+    """Bounds of the targets: with one reward of 1 at success, no value lies outside 0 to 1."""
+    critic_lr: float = 3e-4
+    actor_lr: float = 1e-4
+    weight_decay: float = 0.0
+    grad_norm_max: float = 1.0
+    polyak: float = 0.005
+    smoothing_std: float = 0.1
+    """Noise on the target's residual, as a share of `scale`, cut at twice that."""
+    residual_penalty: float = 0.0
+    """Weight of the mean squared residual, as a share of `scale`, in the actor's loss."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        for name in ("scale", "critic_lr", "actor_lr", "grad_norm_max", "polyak"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"residual.{name} is {getattr(self, name)}, must be above 0")
+        if not 1 <= self.critics_of_target <= self.critics:
+            raise ConfigError(
+                f"residual.critics_of_target is {self.critics_of_target}, must be 1 to {self.critics} critics"
+            )
+        if not 0 < self.discount <= 1 or self.steps < 1:
+            raise ConfigError(
+                f"residual.discount {self.discount} and steps {self.steps}: must be in (0, 1] and above 0"
+            )
+
+
+class ResidualActor(nn.Module):
+    """Answers an observation and a base action with a residual within +-1, exactly 0 before any update."""
+
+    def __init__(self, observation_dim: int, action_dim: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = observation_dim + action_dim
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU()]
+            inputs = width
+        last = nn.Linear(inputs, action_dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last, nn.Tanh())
+
+    def forward(self, observation: Tensor, base: Tensor) -> Tensor:
+        """Return residuals (B, D) for observations (B, O) and base actions (B, D)."""
+        return self.layers(torch.cat([observation, base], dim=-1))
+
+
+class ResidualTd3(nn.Module):
+    """Actor and critics with their updates; all arrays are normalised, all actions are sums."""
+
+    def __init__(self, config: ResidualConfig, observation_dim: int, action_dim: int, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.actor = ResidualActor(observation_dim, action_dim, config.hidden)
+            self.critics = EnsembleMlp(config.critics, observation_dim + action_dim, config.hidden)
+        self.target_actor, self.target_critics = (_frozen(network) for network in (self.actor, self.critics))
+        self.critic_optimizer = _adam(self.critics, config.critic_lr, config.weight_decay)
+        self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
+
+    def value(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Return what every critic expects (K, B) of executing actions (B, D)."""
+        return self.critics(torch.cat([observation, action], dim=-1))
+
+    def update_critics(self, batch: Batch, share: float = 1.0) -> dict[str, float]:
+        """Take one step towards the targets, in which the residual acts by `share`; return figures for the log."""
+        targets = self.targets(batch, share)
+        values = self.value(batch.observation, batch.action)
+        # Each critic by itself: the sum, so that the step of one does not depend on how many there are.
+        loss = (values - targets).square().mean(dim=1).sum()
+        norm = self._step(self.critic_optimizer, self.critics, loss)
+        _follow(self.target_critics, self.critics, self.config.polyak)
+        figures = {"critic_loss": loss / self.config.critics, "critic_norm": norm, "value": values.mean()}
+        return {name: float(figure.detach()) for name, figure in figures.items()}
+
+    def update_actor(self, batch: Batch, share: float = 1.0) -> dict[str, float]:
+        """Take one step towards what all critics together value most; return figures for the log."""
+        residual = self.actor(batch.observation, batch.base)
+        action = batch.base + share * self.config.scale * residual
+        value = self.value(batch.observation, action).mean()
+        size = residual.square().mean()
+        norm = self._step(self.actor_optimizer, self.actor, self.config.residual_penalty * size - value)
+        _follow(self.target_actor, self.actor, self.config.polyak)
+        figures = {"actor_value": value, "actor_norm": norm, "residual": size.sqrt()}
+        return {name: float(figure.detach()) for name, figure in figures.items()}
+
+    @torch.no_grad()
+    def targets(self, batch: Batch, share: float = 1.0) -> Tensor:
+        """Return what the critics are to expect, (B,): rewards of n steps, then the lower of some of the critics."""
+        config = self.config
+        residual = self.target_actor(batch.next_observation, batch.next_base)
+        noise = torch.randn(residual.shape, generator=self.generator) * config.smoothing_std
+        noise = noise.clamp(-2 * config.smoothing_std, 2 * config.smoothing_std)
+        action = batch.next_base + share * config.scale * (residual + noise).clamp(-1, 1)
+        chosen = torch.randperm(config.critics, generator=self.generator)[: config.critics_of_target]
+        seen = torch.cat([batch.next_observation, action], dim=-1)
+        lowest = self.target_critics(seen)[chosen].amin(dim=0)
+        return (batch.reward + batch.discount * lowest).clamp(config.value_min, config.value_max)
+
+    def _step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        # The actor's loss reaches through the critics, whose own gradients nobody needs.
+        loss.backward(inputs=list(network.parameters()))
+        norm = nn.utils.clip_grad_norm_(network.parameters(), self.config.grad_norm_max)
+        optimizer.step()
+        return norm
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+def _adam(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+@torch.no_grad()
+def _follow(target: nn.Module, network: nn.Module, share: float) -> None:
+    torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), share)
