@@ -51,7 +51,9 @@ class GraphProbe:
     def __init__(self) -> None:
         self.commands, self.states = Track(), Track()
         self._statuses: deque[tuple[float, str]] = deque(maxlen=KEPT)
-        self._chunk_end_s = 0.0
+        self._newest_status = ""
+        self._chunk_length_ns = 0
+        self._chunk_end_ns = 0
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node("graph_probe", context=self._context)
@@ -60,6 +62,7 @@ class GraphProbe:
         )
         self._node.create_subscription(JointState, "joint_states", self._on_state, newest_stream_qos(lockstep=False))
         self._node.create_subscription(JointTrajectory, "chunk", self._on_chunk, reliable_qos())
+        self._node.create_subscription(String, "control_node/timing", self._on_timing, reliable_qos(100))
         self._node.create_subscription(String, "control_node/status", self._on_status, reliable_qos(100))
         self._services = {name: self._node.create_client(Trigger, f"control_node/{name}") for name in ("reset", "arm")}
         self._executor = EventsExecutor(context=self._context)
@@ -89,14 +92,16 @@ class GraphProbe:
             if self._state() in ("disarmed", "latched"):
                 for name in ("reset", "arm"):
                     self._call(name)
-            time.sleep(0.2)
+            time.sleep(0.05)
         raise TimeoutError(
-            f"the arm does not move: state {self._state()}, {len(self.commands.changes_s)} commands seen"
+            f"the arm does not move: state {self._state()}, {len(self.commands.changes_s)} commands seen; the control "
+            f"node's last status: {self._newest_status}"
         )
 
     def chunk_ends_s(self) -> float:
         """Return when the newest chunk ends, on this process' steady clock."""
-        return self._chunk_end_s
+        # Stamps are of the system's clock; only the distance to now matters.
+        return time.monotonic() + (self._chunk_end_ns - self._node.get_clock().now().nanoseconds) / 1e9
 
     def held_since_s(self, since_s: float) -> float:
         """Return when the control node said first that it holds, infinite where it has not."""
@@ -131,10 +136,17 @@ class GraphProbe:
         self.states.add(message.position)
 
     def _on_chunk(self, message: JointTrajectory) -> None:
-        # Stamps are of the system's clock; only the distance to now matters.
         period_ns = ns_from_time(message.points[1].time_from_start) - ns_from_time(message.points[0].time_from_start)
-        end_ns = ns_from_time(message.header.stamp) + ns_from_time(message.points[-1].time_from_start) + period_ns
-        self._chunk_end_s = time.monotonic() + (end_ns - self._node.get_clock().now().nanoseconds) / 1e9
+        self._chunk_length_ns = ns_from_time(message.points[-1].time_from_start) + period_ns
+        self._take_chunk(ns_from_time(message.header.stamp))
+
+    def _on_timing(self, message: String) -> None:
+        # A policy that is killed while it sends may have reached the control node alone.
+        self._take_chunk(json.loads(message.data)["stamp_ns"])
+
+    def _take_chunk(self, stamp_ns: int) -> None:
+        self._chunk_end_ns = max(self._chunk_end_ns, stamp_ns + self._chunk_length_ns)
 
     def _on_status(self, message: String) -> None:
+        self._newest_status = message.data
         self._statuses.append((time.monotonic(), json.loads(message.data)["state"]))

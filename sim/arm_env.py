@@ -22,6 +22,7 @@ from armature.spec import (
 )
 from sim.arms import arm_of
 from sim.backend import mujoco, robosuite
+from sim.joint_servo import JointServo
 from sim.rendering import CameraPose, Cameras, default_profile, place_camera
 from sim.spaces import action_space, observation_space, require_action
 from sim.tasks import ARM_RATE_HZ, GRIPPER_OPENING_MAX_M, SimConfig, horizon_steps, robot_spec, task_of
@@ -56,6 +57,7 @@ class ArmEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self._horizon_steps = horizon_steps(config)
         self._steps = 0
         self._world = _make_world(config)
+        self._servo = JointServo(self._world) if config.action == "joint_position" else None
         self._sensors = self._make_sensors()
         self._cameras = self._make_cameras()
 
@@ -85,8 +87,12 @@ class ArmEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     def step(self, action: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Execute one action (dim,) for one period; raise InvalidValue when it is malformed or not finite."""
         action = require_action(self.robot_spec.action, action)
-        with _single_blas_thread():
-            self._world.step(np.append(action[:-1], self._gripper_command(float(action[-1]))))
+        grip = self._gripper_command(float(action[-1]))
+        if self._servo is not None:
+            self._servo.step(action[:-1], grip)
+        else:
+            with _single_blas_thread():
+                self._world.step(np.append(action[:-1], grip))
         self._steps += 1
         observation = self._observe()
         success = bool(self._world._check_success())

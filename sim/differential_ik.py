@@ -22,6 +22,9 @@ POSTURE_COST = 1e-3
 # Near a singularity, motions that take more than 1 / sqrt(this) = 100 rad a metre are given up rather than chased.
 DAMPING = 1e-4
 SOLVER = "quadprog"
+# How far the TCP may be, at the end of any action of a path, from where the displacements lead; else the limits are in
+# the way, and what is left of the path leads elsewhere.
+OFF_MAX_M, OFF_MAX_RAD = 0.01, 0.1
 
 
 class TcpTask(mink.Task):
@@ -60,7 +63,7 @@ class TcpDeltaIk:
     ) -> None:
         """Stay within `low_rad`..`high_rad` and `step_max_rad` of where a call begins, near `home_rad`; all (n,).
 
-        `step_max_rad` is what the joints can do in one action's time. Raises ConfigError where a size does not fit.
+        `step_max_rad` is how far one action may take the joints. Raises ConfigError where a size does not fit.
         """
         for field, value in (("low", low_rad), ("high", high_rad), ("step_max", step_max_rad), ("home", home_rad)):
             if value.shape != (kinematics.model.nq,) or not np.isfinite(value).all():
@@ -102,6 +105,26 @@ class TcpDeltaIk:
         for _ in range(STEPS):
             self._configuration.integrate_inplace(self._step(), 1.0)
         return np.clip(self._configuration.q[self._columns], low, high)
+
+    def joint_path(self, joints: NDArray[np.float64], deltas: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the joint positions (k, n) [rad] after each of `deltas` (k, 6), one after the other from `joints` on.
+
+        Raises InvalidValue naming the displacement that takes the TCP further than OFF_MAX_M or OFF_MAX_RAD from where
+        they lead.
+        """
+        path: list[NDArray[np.float64]] = []
+        position, rotation = self._kinematics.forward(joints)
+        for number, delta in enumerate(deltas):
+            joints = self.joint_targets(joints, delta)
+            position, rotation = position + delta[:3], rotation_of(delta[3:]) @ rotation
+            reached, turned = self._kinematics.forward(joints)
+            off_m = float(np.linalg.norm(position - reached))
+            off_rad = float(np.linalg.norm(rotation_vector(rotation @ turned.T)))
+            if off_m > OFF_MAX_M or off_rad > OFF_MAX_RAD:
+                missed = f"{off_m:.3f} m and {off_rad:.2f} rad (at most {OFF_MAX_M} and {OFF_MAX_RAD})"
+                raise InvalidValue(f"displacement {number} of {len(deltas)} is missed by {missed} within the limits")
+            path.append(joints)
+        return np.array(path)
 
     def _step(self) -> NDArray[np.float64]:
         tasks = (self._tcp, self._posture)

@@ -106,6 +106,19 @@ def robot_spec(config: SimConfig) -> RobotSpec:
     return build[task_of(config).world](config)
 
 
+def tcp_delta_of(action: ActionSpec) -> ActionSpec:
+    """Return what a policy says that displaces the TCP of an arm, where `action` is what the arm takes.
+
+    Raises ConfigError unless that is joint positions; a gripper stays as it is.
+    """
+    if action.kind != "joint_position":
+        raise ConfigError(f"tcp_delta is for arms that take joint_position, this robot takes {action.kind}")
+    low = tuple(-x for x in DELTA_MAX)
+    delta = ArraySpec(TCP_DELTA, (6,), "float32", "m,rad", "base", low, DELTA_MAX, DELTA_LABELS)
+    rest = tuple(array for array in action.arrays if array.name != JOINT_POSITION)
+    return ActionSpec("tcp_delta", (delta, *rest), action.rate_hz)
+
+
 def _arm_spec(config: SimConfig) -> RobotSpec:
     if config.image_size < 8:
         raise ConfigError(f"image_size: {config.image_size} is below 8")
@@ -117,13 +130,10 @@ def _arm_spec(config: SimConfig) -> RobotSpec:
 
 
 def _arm_action(kind: str, joints: ArraySpec) -> ActionSpec:
-    if kind == "joint_position":
-        return ActionSpec("joint_position", (joints, _gripper()), ARM_RATE_HZ)
-    if kind == "tcp_delta":
-        low = tuple(-x for x in DELTA_MAX)
-        delta = ArraySpec(TCP_DELTA, (6,), "float32", "m,rad", "base", low, DELTA_MAX, DELTA_LABELS)
-        return ActionSpec("tcp_delta", (delta, _gripper()), ARM_RATE_HZ)
-    raise ConfigError(unknown("action", kind, ("joint_position", "tcp_delta")))
+    if kind not in ("joint_position", "tcp_delta"):
+        raise ConfigError(unknown("action", kind, ("joint_position", "tcp_delta")))
+    positions = ActionSpec("joint_position", (joints, _gripper()), ARM_RATE_HZ)
+    return positions if kind == "joint_position" else tcp_delta_of(positions)
 
 
 def _pusht_spec(config: SimConfig) -> RobotSpec:

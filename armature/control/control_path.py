@@ -8,7 +8,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import numpy as np
+from numpy.typing import NDArray
+
 from armature.control.chunk_scheduler import ChunkScheduler, SchedulerConfig
+from armature.control.command_trace import CommandTrace
 from armature.control.control_step import control_step
 from armature.control.limits import SafetyLimits
 from armature.control.residual import Residual
@@ -39,6 +43,7 @@ class ControlPath:
         self._gate = self._new_gate()
         self._scheduler = ChunkScheduler(scheduler)
         self._residual = residual
+        self._trace = CommandTrace(limits.request.chunk_age_max_s, period_ns)
         self._measured: Sample | None = None
         self._newest_ns = -1
         self._offset_ns: int | None = None
@@ -82,6 +87,7 @@ class ControlPath:
         with self._lock:
             self._gate = self._new_gate()
             self._scheduler.reset(begin_ns)
+            self._trace.clear()
             self._newest_ns, self._measured, self._arms_at_next_tick = begin_ns - 1, None, False
 
     def arm(self) -> None:
@@ -125,6 +131,15 @@ class ControlPath:
         with self._lock:
             return self._scheduler.committed(now_ns)
 
+    def commanded(self, time_ns: int) -> NDArray[np.float64] | None:
+        """Return where the arm was told to be at a time of the last second (D,); until it was told, where it is.
+
+        None while the state of the arm was never known.
+        """
+        with self._lock:
+            known = self._trace.at(time_ns)
+            return known if known is not None or self._measured is None else self._measured.value
+
     def tick(self, tick: Tick) -> Command | None:
         """Return the command of a tick; None while the state of the arm was never known."""
         with self._lock:
@@ -132,10 +147,12 @@ class ControlPath:
             if self._arms_at_next_tick and self._measured is not None:
                 self._arm(tick, self._measured)
             try:
-                return control_step(tick, self._measured, self._scheduler, self._residual, self._gate)
+                command = control_step(tick, self._measured, self._scheduler, self._residual, self._gate)
             except InvalidValue:
                 self.refused["tick without a known state"] += 1
                 return None
+            self._trace.add(command)
+            return command
 
     def _watch_clock(self, tick: Tick) -> None:
         """Forget all plans when the clock of the stamps was set, and take what is stamped by it from now on."""
@@ -143,6 +160,7 @@ class ControlPath:
         if before_ns is not None and abs(self._offset_ns - before_ns) > CLOCK_STEP_NS:
             self.refused["plans of a clock that was set"] += 1
             self._scheduler.reset(tick.stamp_ns)
+            self._trace.clear()
             self._newest_ns = tick.stamp_ns - CLOCK_STEP_NS
 
     def _arm(self, tick: Tick, measured: Sample) -> None:

@@ -132,3 +132,27 @@ def test_a_clock_that_drifts_drops_nothing(bench):
     bench.offset_ns += 100_000_001
     bench.tick()
     assert bench.path.counts()["refused: plans of a clock that was set"] == 1
+
+
+def test_where_the_arm_was_told_to_be_is_known_and_before_that_where_it_is():
+    bench = Bench()
+    assert bench.path.commanded(bench.stamp_ns) is None
+    bench.measure()
+    assert bench.path.commanded(bench.stamp_ns).tolist() == list(ORIGIN)
+    bench.path.arm()
+    moved = np.tile(ORIGIN, (8, 1)) + 0.01 * np.arange(8)[:, None]
+    bench.path.take_chunk(ActionChunk(bench.stamp_ns, bench.stamp_ns, TICK_NS, moved), bench.stamp_ns)
+    sent = [bench.tick() for _ in range(4)]
+    assert len({tuple(command.action) for command in sent}) > 2
+    for command in sent:
+        assert bench.path.commanded(command.stamp_ns).tolist() == command.action.tolist()
+
+
+def test_after_a_reset_and_after_a_clock_was_set_the_commands_before_count_no_more(bench: Bench):
+    begin_ns = bench.stamp_ns
+    bench.tick()
+    bench.offset_ns += HOUR_NS
+    after = bench.tick()
+    assert bench.path.commanded(begin_ns).tolist() == after.action.tolist()
+    bench.path.reset(bench.stamp_ns)
+    assert bench.path.commanded(bench.stamp_ns) is None

@@ -15,10 +15,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from control_lab import Lab
 from crash_fs import CrashFs, FailingFs, FastFs, read_tree, states, write_tree
 from full_disk import QuotaFs
 from hypothesis import given
 from hypothesis import strategies as st
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 
 from armature.cli import main as armature
 from armature.control.chunk_scheduler import SchedulerConfig
@@ -26,16 +30,20 @@ from armature.control.control_path import ControlPath
 from armature.control.residual import NoResidual
 from armature.errors import ConfigError
 from armature.types import ActionChunk, Command, GateState, Reason, Sample, Tick
+from armature_ros.conversions import Episode, joint_state_to_msg
 from armature_ros.flight_dump import ARRAYS, DOCUMENT, Flight, dump_folders
 from armature_ros.flight_reading import FlightError, read_flight
 from armature_ros.flight_recorder import ITEMS_MAX, WAITING_MAX, FlightRecorder
 from armature_ros.flight_report import render
 from armature_ros.flight_summary import FlightSummary
+from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.qos import latched_qos, published_stream_qos
 from sim.defaults import panda_limits
 from sim.tasks import SimConfig, robot_spec
 
 SPEC = robot_spec(SimConfig()).action
 PERIOD_NS, BEGIN_NS = 10_000_000, 1_000_000_000_000
+EPISODE = Episode(0, 0, 5_000_000_000)
 PUSHED_RAD_S = 1.2
 POSTURE = np.array([0.0, -0.4, 0.0, -2.2, 0.0, 1.9, 0.8, 0.06])
 
@@ -105,6 +113,56 @@ def written(recorder: FlightRecorder, folder: Path) -> Flight:
     recorder.close()
     (dump,) = dump_folders(folder)
     return read_flight(dump)
+
+
+def arrive(lab: Lab, number: int, states: Publisher) -> None:
+    """Have the arm of a lockstep graph arrive at a step, and wait for the command that answers it."""
+    states.publish(joint_state_to_msg(SPEC.labels, POSTURE, EPISODE.begin_ns + number * SPEC.period_ns))
+    lab.wait(lambda: len(lab.commands) > number, f"command {number}")
+
+
+@pytest.mark.ros
+def test_in_lockstep_a_dump_of_the_control_node_is_on_one_clock_with_dropped_chunks_counters_and_limits(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Simulated time is the clock of the ticks; what is dropped comes behind it and must not clear the rest."""
+    flights, begin_ns, step_ns = tmp_path / "flights", EPISODE.begin_ns, SPEC.period_ns
+    graph = make_graph("sim", GraphConfig(cameras=False, overrides=(f"control_node.flight_folder={flights}",)))
+    lab = Lab([node for node in graph if node.name == "control_node"])
+    try:
+        episodes = lab.node.create_publisher(String, "episode", latched_qos())
+        episodes.publish(EPISODE.to_msg())
+        states = lab.node.create_publisher(JointState, "joint_states", published_stream_qos(lockstep=True))
+        for service in ("reset", "arm"):
+            lab.wait(lambda name=service: lab.call(name).success, service)
+        plan = np.tile(POSTURE, (16, 1))
+        for number in range(12):
+            if number % 8 == 0:
+                lab.answer(begin_ns + number * step_ns, plan)
+            if number == 10:
+                lab.answer(begin_ns + 8 * step_ns, plan)
+                lab.answer(begin_ns + 2 * step_ns, plan)
+                for why in ("duplicate", "out of order"):
+                    lab.wait(lambda why=why: lab.count(f"chunk dropped: {why}") == 1, why)
+            arrive(lab, number, states)
+        assert lab.call("stop").success
+        arrive(lab, 12, states)
+        lab.wait(lambda: dump_folders(flights), "dump")
+    finally:
+        lab.close()
+    flight = read_flight(flights)
+    ticks = [begin_ns + number * step_ns for number in range(13)]
+    assert flight.states.received_ns.tolist() == flight.states.stamp_ns.tolist() == ticks
+    assert flight.commands.sent_ns.tolist() == flight.commands.stamp_ns.tolist() == ticks
+    answered = [chunk_ns - begin_ns for chunk_ns in flight.chunks.stamp_ns]
+    assert answered == [0, 8 * step_ns, 8 * step_ns, 2 * step_ns]
+    assert flight.chunks.was_taken.tolist() == [True, True, False, False]
+    assert flight.chunks.received_ns[2:].tolist() == [ticks[9]] * 2
+    assert set(flight.chunks.received_ns) <= set(ticks)
+    assert flight.about.reason == "operator"
+    assert flight.about.counters["chunk dropped: duplicate"] == 1
+    assert flight.about.counters["chunk dropped: out of order"] == 1
+    assert flight.limits.velocity_max.tolist() == list(panda_limits().velocity_max)
 
 
 def test_a_latch_leaves_the_last_five_seconds_to_the_last_bit(flown: tuple[Path, list[Command]]) -> None:

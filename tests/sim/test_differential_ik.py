@@ -173,3 +173,26 @@ def test_limits_that_do_not_fit_the_arm_are_refused_by_name(kinematics, robot):
         solver(kinematics, robot, low=home, high=home)
     with pytest.raises(ConfigError, match=r"step_max_rad .* above 0"):
         solver(kinematics, robot, step_max_rad=0.0)
+
+
+def test_a_path_goes_from_displacement_to_displacement(kinematics, robot):
+    ik, home = solver(kinematics, robot), np.array(ARMS[robot].home_rad)
+    steps = np.tile([0.004, -0.002, 0.003, 0.0, 0.01, 0.02], (16, 1))
+    path = ik.joint_path(home, steps)
+    assert path.shape == (16, len(home))
+    joints = home
+    for delta, reached in zip(steps, path, strict=True):
+        joints = ik.joint_targets(joints, delta)
+        np.testing.assert_array_equal(reached, joints)
+    np.testing.assert_allclose(displacement(kinematics, home, path[-1])[:3], [0.064, -0.032, 0.048], atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("delta", "number"),
+    [([0.0, 0.0, 0.05, 0.0, 0.0, 0.0], r"\d+"), ([5.0, 0.0, 0.0, 0.0, 0.0, 0.0], "0"), ([0, 0, 0, 0, 3.0, 0], "0")],
+    ids=["out of the workspace", "five metres at once", "half a turn at once"],
+)
+def test_a_path_that_the_arm_cannot_follow_is_refused_naming_the_displacement(kinematics, robot, delta, number):
+    ik, home = solver(kinematics, robot, step_max_rad=0.3), np.array(ARMS[robot].home_rad)
+    with pytest.raises(InvalidValue, match=rf"displacement {number} of 40 is missed by 0?.*at most 0.01 and 0.1"):
+        ik.joint_path(home, np.tile(np.array(delta, dtype=np.float64), (40, 1)))

@@ -11,12 +11,16 @@ import pytest
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, JointState
 
-from armature_ros.conversions import header_of, joint_state_to_msg
+from armature_ros.conversions import header_of, image_to_msg, joint_state_to_msg
 from armature_ros.qos import stream_qos
 
 IMAGE, JOINT_STATES = "camera/scene/image_raw", "joint_states"
 BEST_EFFORT: QoSProfile = stream_qos(10, reliable=False, latched=False)
 STREAMS = ("camera/scene", "joint/position", "action/executed", "action/requested")
+STREAM_PARAMETERS = {
+    "camera/scene": {"topic": IMAGE, "message": "image"},
+    "joint/position": {"topic": JOINT_STATES, "message": "joint_state"},
+}
 MS = 1_000_000
 
 pytestmark = pytest.mark.ros
@@ -52,7 +56,8 @@ def test_clean_episode_holds_every_stamp_and_byte_and_the_counts_are_live(robot,
 
 
 def test_what_is_not_recorded_is_counted_by_reason(robot, start_recorder: Callable) -> None:
-    recorder = start_recorder()
+    scene = {**STREAM_PARAMETERS["camera/scene"], "frame_id": "camera"}
+    recorder = start_recorder(streams={**STREAM_PARAMETERS, "camera/scene": scene})
     robot.advertise_all()
     robot.flow()
     begin_ns = robot.start()["begin_ns"]
@@ -69,13 +74,17 @@ def test_what_is_not_recorded_is_counted_by_reason(robot, start_recorder: Callab
     robot.send(JOINT_STATES, unknown, last_ns + 3 * MS)
     grey = Image(header=header_of(image_ns + 1 * MS), height=120, width=160, encoding="mono8", step=160)
     robot.send(IMAGE, grey, image_ns + 1 * MS)
+    small = image_to_msg(np.zeros((60, 80, 3), np.uint8), image_ns + 2 * MS, "camera")
+    robot.send(IMAGE, small, image_ns + 2 * MS)
+    other = image_to_msg(np.zeros((120, 160, 3), np.uint8), image_ns + 3 * MS, "another_camera")
+    robot.send(IMAGE, other, image_ns + 3 * MS)
     robot.spin_for(1.5)
     assert robot.diagnostics["joint/position"][0] == "warn"
-    assert "1 malformed" in robot.diagnostics["joint/position"][1]
+    assert "2 malformed" in robot.diagnostics["joint/position"][1]
     counts = robot.end()["counts"]
-    reasons = {"repeated": 1, "out_of_order": 1, "malformed": 1, "invalid": 1}
+    reasons = {"repeated": 1, "out_of_order": 1, "malformed": 2}
     assert (counts["joint/position"]["dropped"], counts["joint/position"]["repeated"]) == (reasons, 1)
-    assert counts["camera/scene"]["dropped"] == {"malformed": 1}
+    assert counts["camera/scene"]["dropped"] == {"malformed": 3}
     for stream in STREAMS:
         count = counts[stream]
         published = len(robot.published(stream, begin_ns))

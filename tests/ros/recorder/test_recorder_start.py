@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 
-from armature_ros.conversions import header_of
+from armature_ros.conversions import action_to_msg, header_of
 from armature_ros.qos import stream_qos
 
 IMAGE, JOINT_STATES = "camera/scene/image_raw", "joint_states"
@@ -57,6 +58,21 @@ def test_topic_stamped_by_another_clock_is_refused(robot, start_recorder: Callab
         return words in robot.call("start")[1]
 
     robot.wait(is_refused)
+
+
+def test_actions_of_another_kind_are_refused_naming_both(robot, start_recorder: Callable) -> None:
+    """A recorder that was given the contract of a policy that displaces the tool, or the other way round."""
+    start_recorder(stale_after_s=60.0)
+    robot.advertise_all()
+    robot.until_refused("control/executed: stale: published by")
+    stamp_ns = robot.now_ns()
+    robot.send("control/executed", action_to_msg(np.zeros(2), ("dx", "dy"), stamp_ns, 50_000_000), stamp_ns)
+    robot.until_refused(
+        "control/executed: what /robot (reliable, volatile) publishes cannot be recorded: no action of the kind "
+        "joint_position that this robot takes: trajectory names ['dx', 'dy'], expected ['joint1', 'joint2']"
+    )
+    robot.flow()
+    robot.start()
 
 
 def test_topic_of_another_type_is_refused_naming_both(robot, start_recorder: Callable) -> None:

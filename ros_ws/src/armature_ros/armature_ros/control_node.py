@@ -8,7 +8,6 @@ chunk for that very stamp has come.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rclpy.executors import Executor
@@ -17,12 +16,13 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from armature.control.chunk_scheduler import SchedulerConfig, SchedulerMode
 from armature.control.control_path import ControlPath
+from armature.control.limits import SafetyLimits
 from armature.control.residual import NoResidual
 from armature.control.stream_watch import LiveChecks
 from armature.errors import InvalidValue
-from armature.types import GateState, Reason, Sample, Tick
+from armature.types import ActionChunk, GateState, Reason, Sample, Tick
+from armature_ros.control_config import ControlNodeConfig
 from armature_ros.control_outputs import ControlOutputs
 from armature_ros.control_services import ControlServices
 from armature_ros.control_status import ControlStatus
@@ -37,49 +37,17 @@ from armature_ros.flight_recorder import FlightRecorder
 from armature_ros.heartbeat import Heartbeat
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, newest_stream_qos, reliable_qos
-from armature_ros.robot import RobotConfig, load_limits, load_robot_spec
+from armature_ros.robot import load_limits, load_robot_spec
 from armature_ros.spin import StopRequest, run
 from armature_ros.steady_loop import SteadyLoop
-from armature_ros.streams import StreamConfig
-from armature_ros.tcp_config import TcpConfig, make_guard
+from armature_ros.tcp_actions import OutOfReach
+from armature_ros.tcp_config import make_guard, make_tcp_actions
 
 FUTURE_MAX_NS = 20_000_000
 """How far the stamp of a joint state may be ahead of the clock."""
 STUCK_TICKS = 10
 REST_S = 1.0
 """The longest that a stop may take before the node is deactivated all the same."""
-
-
-@dataclass(frozen=True)
-class ControlNodeConfig:
-    """Parameters of `control_node`."""
-
-    streams: dict[str, StreamConfig]
-    profile: str
-    """How much of what the robot may do is used: a profile of its limits, such as learn or run."""
-    flight_folder: str
-    """Folder for the last seconds before every fault; empty keeps none."""
-    robot: RobotConfig = field(default_factory=RobotConfig)
-    tcp: TcpConfig | None = None
-    """The workspace; a real arm does not start without one."""
-    lockstep: bool = False
-    rate_hz: float = 100.0
-    """Commands per second in real time; in lockstep there is one per joint state."""
-    mode: SchedulerMode = "receding_horizon"
-    execute_steps: int = 8
-    ensemble_decay: float = 0.01
-    blend_s: float = 0.2
-    joint_state_topic: str = "joint_states"
-    command_topic: str = "arm_controller/joint_trajectory"
-    chunk_timeout_s: float = 10.0
-    """Lockstep: how long a tick waits for its chunk before the arm holds."""
-    autostart: bool = True
-    """Configure and activate at the start, without waiting for somebody to ask."""
-
-    @property
-    def scheduler(self) -> SchedulerConfig:
-        """Return the chunk scheduler's configuration."""
-        return SchedulerConfig(self.mode, self.execute_steps, self.ensemble_decay, self.blend_s)
 
 
 class ControlNode(LifecycleNode):
@@ -92,13 +60,15 @@ class ControlNode(LifecycleNode):
         limits = load_limits(self.config.robot, self.spec, self.config.profile)
         self.period_ns = self.spec.period_ns if self.config.lockstep else round(1e9 / self.config.rate_hz)
         guard = make_guard(self.config.tcp, self.config.robot, self.spec, self.config.profile)
+        displaces = self.config.chunk_action == "tcp_delta"
+        self._tcp_actions = make_tcp_actions(self.config.tcp, self.spec, limits, self.period_ns) if displaces else None
         self.path = ControlPath(self.spec, limits, self.config.scheduler, NoResidual(), self.period_ns, guard)
         self.loop: SteadyLoop | None = None
         self.episode: Episode | None = None
         self._live = LiveChecks(lambda: self.get_clock().now().nanoseconds, FUTURE_MAX_NS, 0, {})
         rate_hz = 0.0 if self.config.lockstep else self._rate_of_states()
         self.monitors = {"joint_states": StreamMonitor(rate_hz), "chunk": StreamMonitor()}
-        self._flight = FlightRecorder(Path(self.config.flight_folder), self.spec) if self.config.flight_folder else None
+        self._flight = self._make_flight_recorder(limits)
         self._waiting_ns: int | None = None
         self._waits_until_ns = 0
         self._policy_is_silent = False
@@ -192,7 +162,7 @@ class ControlNode(LifecycleNode):
         fault = self.path.fault or Reason.LATCHED
         self.get_logger().error(f"LATCHED: {fault.value}; arm anew when that is mended")
         if self._flight is not None:
-            self._flight.dump(fault.name.lower())
+            self._flight.dump(fault.name.lower(), self.path.counts())
 
     def _on_joint_state(self, message: JointState) -> None:
         received_ns, stamp_ns = time.monotonic_ns(), ns_from_time(message.header.stamp)
@@ -228,20 +198,35 @@ class ControlNode(LifecycleNode):
         received_ns = time.monotonic_ns()
         self.monitors["chunk"].on_sample(ns_from_time(message.header.stamp), received_ns)
         try:
-            chunk = chunk_from_msg(message, self.spec)
+            chunk = self._read_chunk(message)
         except InvalidValue as error:
-            self._refuse("chunk", error)
+            self._refuse("chunk out of reach" if isinstance(error, OutOfReach) else "chunk", error)
             return
         # In lockstep a chunk arrives at the tick that waits for it.
         now_ns = chunk.stamp_ns if self.config.lockstep else self.get_clock().now().nanoseconds
-        if self.path.take_chunk(chunk, now_ns):
+        was_taken = self.path.take_chunk(chunk, now_ns)
+        if self._flight is not None:
+            self._flight.on_chunk(chunk, self._tick_ns(chunk, received_ns), was_taken=was_taken)
+        if was_taken:
             self._policy_is_silent = False
-            if self._flight is not None:
-                self._flight.on_chunk(chunk, received_ns)
             if (committed := self.path.committed(now_ns)) is not None:
                 self.outputs.tell_committed(committed)
         if self._waiting_ns is not None and not self.path.needs_chunk(self._waiting_ns):
             self._tick_in_lockstep(self._waiting_ns)
+
+    def _read_chunk(self, message: JointTrajectory) -> ActionChunk:
+        displaced = self._tcp_actions
+        if displaced is None:
+            return chunk_from_msg(message, self.spec)
+        chunk = chunk_from_msg(message, displaced.asked)
+        return displaced.convert(chunk, self.path.commanded(displaced.begin_ns(chunk)))
+
+    def _tick_ns(self, chunk: ActionChunk, received_ns: int) -> int:
+        """Return when a chunk came on the clock of the ticks: in lockstep it is that of the newest state."""
+        if not self.config.lockstep:
+            return received_ns
+        measured = self.path.measured
+        return chunk.stamp_ns if measured is None else measured.stamp_ns
 
     def _refuse(self, topic: str, error: InvalidValue) -> None:
         self.path.refused[topic] += 1
@@ -258,6 +243,12 @@ class ControlNode(LifecycleNode):
     def _is_well(self) -> bool:
         """Tell whether commands still go out: a loop that is stuck must not look alive."""
         return self.loop is None or time.monotonic_ns() - self.loop.last_ns < STUCK_TICKS * self.period_ns
+
+    def _make_flight_recorder(self, limits: SafetyLimits) -> FlightRecorder | None:
+        if not self.config.flight_folder:
+            return None
+        log = self.get_logger().warning
+        return FlightRecorder(Path(self.config.flight_folder), self.spec, limits=limits, log=log)
 
     def _make_topics(self) -> None:
         config = self.config

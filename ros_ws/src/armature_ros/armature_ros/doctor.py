@@ -27,6 +27,7 @@ from armature_ros.doctor_graph import (
 from armature_ros.doctor_host import DOMAIN_MAX, check_device, check_host, check_shell, read_devices, read_host
 from armature_ros.doctor_streams import WantedTopic, check_topic
 from armature_ros.graph import EXPERT, GraphConfig, graph_environment
+from armature_ros.robot import load_robot_spec
 
 EXIT_FAILED = 1
 
@@ -98,9 +99,10 @@ def _domain(asked: int | None, environment: Mapping[str, str]) -> int:
 
 def _policy(deployment: Deployment) -> tuple[list[Finding], tuple[str, ...]]:
     """Return the findings about the policy, and the names of the observations that it sees."""
-    config, spec = deployment.configs.get("policy_node"), deployment.spec
+    config = deployment.configs.get("policy_node")
     if config is None:
         return [], ()
+    spec = load_robot_spec(config.robot)
     if config.policy == EXPERT:
         return _expert(deployment), spec.observation.names
     # It brings torch along, which takes seconds.

@@ -15,7 +15,7 @@ from armature.config import from_plain
 from armature.errors import ConfigError
 from armature.spec import TCP_DELTA, RobotSpec
 from armature_ros.camera_node import CameraNodeConfig
-from armature_ros.control_node import ControlNodeConfig
+from armature_ros.control_config import ControlNodeConfig
 from armature_ros.doctor_streams import Listener, WantedTopic
 from armature_ros.graph import GraphConfig, NodeSpec, make_graph
 from armature_ros.mock_arm_node import MockArmNodeConfig
@@ -81,7 +81,9 @@ def read_deployment(graph: GraphName, config: GraphConfig) -> Deployment:
             configs[node.name] = node_config(node, CONFIGS[node.executable])
         except (ConfigError, OSError, yaml.YAMLError) as error:
             problems[node.name] = " ".join(str(error).split())
-    robots = [c.robot for c in configs.values() if hasattr(c, "robot")]
+    # The control node's first: what a policy says may be converted on the way to the arm.
+    named = [configs[name] for name in ("control_node", *configs) if name in configs]
+    robots = [c.robot for c in named if hasattr(c, "robot")]
     if not robots:
         raise ConfigError("; ".join(problems.values()))
     return Deployment(graph, nodes, configs, problems, load_robot_spec(robots[0]))

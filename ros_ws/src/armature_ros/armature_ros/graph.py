@@ -56,6 +56,8 @@ class GraphConfig:
     task: str = "lift"
     """Task of the simulated robot; also stored with recorded data."""
     action: Literal["joint_position", "tcp_delta"] = "joint_position"
+    """What a simulated robot takes; with a real one, what its policy says: displacements of the tool become joint
+    positions on the way to the arm."""
     cameras: bool = True
     image_size: int = 128
     """Edge of the simulated camera images [px]."""
@@ -139,12 +141,13 @@ def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
     robot = _robot_file(config.robot or "fer")
     spec: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json")), "robot.task": config.task}
     shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
-    policy = {**shared, **_told(config), **_guided(config)}
+    policy = {**shared, "robot.action": config.action, **_told(config), **_guided(config)}
+    displaces: dict[str, ParameterValue] = {"chunk_action": "tcp_delta"} if config.action == "tcp_delta" else {}
     nodes = (
         *_cameras(config),
         *((_node("mock_arm_node", robot, spec),) if config.mock_arm else ()),
         _node("policy_node", robot, policy),
-        _node("control_node", robot, {**shared, "mode": config.scheduler}),
+        _node("control_node", robot, {**shared, "mode": config.scheduler, **displaces}),
     )
     recorder = _node("recorder_node", robot, {**spec, **_recorded(config)})
     return (*nodes, recorder) if config.dataset else nodes

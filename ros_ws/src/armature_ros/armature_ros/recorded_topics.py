@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.errors import InvalidValue
-from armature.spec import ArraySpec, RobotSpec
-from armature_ros.conversions import action_from_msg, positions_from_joint_state, values_from_msg
+from armature.spec import ActionSpec, ArraySpec, RobotSpec
+from armature_ros.conversions import action_from_msg, positions_from_joint_state
 from armature_ros.streams import StreamConfig, topics_of
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER, stream_specs
 
@@ -43,18 +43,18 @@ class RecordedTopic:
     @property
     def depth(self) -> int:
         """Return how many messages the middleware holds for us."""
-        return _IMAGE_DEPTH if self.message_type is Image else _SMALL_DEPTH
+        return _IMAGE_DEPTH if self.message_type in (Image, CompressedImage) else _SMALL_DEPTH
 
 
 def recorded_topics(spec: RobotSpec, streams: Mapping[str, StreamConfig]) -> tuple[RecordedTopic, ...]:
     """Return every topic that is recorded of a robot; raise ConfigError on an array without a stream."""
     arrays = stream_specs(spec)
     sensors = [
-        RecordedTopic(topic.topic, topic.message_type, tuple(a.name for a in topic.arrays), _values_of(*topic.arrays))
+        RecordedTopic(topic.topic, topic.message_type, tuple(a.name for a in topic.arrays), topic.read)
         for topic in topics_of(spec.observation.arrays, streams)
     ]
     actions = [
-        RecordedTopic(topic, JointTrajectory, (name,), _action_of(name, spec.action.labels))
+        RecordedTopic(topic, JointTrajectory, (name,), _action_of(name, spec.action))
         for name, topic in ACTION_TOPICS.items()
     ]
     optional = [
@@ -62,10 +62,6 @@ def recorded_topics(spec: RobotSpec, streams: Mapping[str, StreamConfig]) -> tup
         for name, topic in OPTIONAL_TOPICS.items()
     ]
     return (*sensors, *actions, *optional)
-
-
-def _values_of(*arrays: ArraySpec) -> Callable[[Any], dict[str, NDArray[Any]]]:
-    return lambda message: values_from_msg(message, arrays)
 
 
 def _number_of(array: ArraySpec) -> Callable[[Any], dict[str, NDArray[Any]]]:
@@ -78,5 +74,11 @@ def _number_of(array: ArraySpec) -> Callable[[Any], dict[str, NDArray[Any]]]:
     return read
 
 
-def _action_of(name: str, labels: tuple[str, ...]) -> Callable[[Any], dict[str, NDArray[Any]]]:
-    return lambda message: {name: action_from_msg(message, labels)}
+def _action_of(name: str, action: ActionSpec) -> Callable[[Any], dict[str, NDArray[Any]]]:
+    def read(message: Any) -> dict[str, NDArray[Any]]:
+        try:
+            return {name: action_from_msg(message, action.labels)}
+        except InvalidValue as error:
+            raise InvalidValue(f"no action of the kind {action.kind} that this robot takes: {error}") from error
+
+    return read

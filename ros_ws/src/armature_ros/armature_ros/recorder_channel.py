@@ -12,6 +12,7 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+from armature.errors import InvalidValue
 from armature_ros.conversions import ns_from_time
 from armature_ros.diagnostics import StreamMonitor
 from armature_ros.recorded_topics import RecordedTopic
@@ -39,6 +40,7 @@ class Channel:
         self.full_name = full_name
         self.monitor = StreamMonitor()
         self.newest_ns = 0
+        self._newest: Any = None
         self.publishers: list[TopicEndpointInfo] = []
         self.requested: QoSProfile | None = None
         self._node = node
@@ -64,7 +66,7 @@ class Channel:
         return obstacle
 
     def staleness(self, now_ns: int, limit_s: float) -> str:
-        """Say why a topic that is published counts as stale: nothing arrives, or what arrives is old."""
+        """Say why a topic that is published would not be recorded: what arrives is old, or not valid, or nothing."""
         silence_s, age_s = self.monitor.age_s(), (now_ns - self.newest_ns) / 1e9
         publishers = f"published by {self.publisher_text()}"
         if not self.monitor.received:
@@ -74,7 +76,7 @@ class Channel:
         if abs(age_s) > limit_s:
             clocks = f"stamped {abs(age_s):.1f} s {'ago' if age_s > 0 else 'ahead'}"
             return f"stale: {publishers}, its newest message is {clocks} (stale_after_s is {limit_s:g})"
-        return ""
+        return self._fault_of_newest()
 
     def publisher_text(self) -> str:
         """Name the nodes that publish the topic and what they offer."""
@@ -92,8 +94,15 @@ class Channel:
         message, info = taken
         stamp_ns, received_ns = ns_from_time(message.header.stamp), _steady_ns(info["received_timestamp"])
         self.monitor.on_sample(stamp_ns, received_ns)
-        self.newest_ns = stamp_ns
+        self.newest_ns, self._newest = stamp_ns, message
         return Arrival(message, stamp_ns, received_ns, self._count_lost(info["publication_sequence_number"]))
+
+    def _fault_of_newest(self) -> str:
+        try:
+            self.topic.read(self._newest)
+        except InvalidValue as error:
+            return f"what {self.publisher_text()} publishes cannot be recorded: {error}"
+        return ""
 
     def _request(self, *, may_interrupt: bool) -> None:
         offers = [p.qos_profile for p in self.publishers if p.topic_type == self.topic.type_name]

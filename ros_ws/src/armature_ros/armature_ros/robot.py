@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +14,7 @@ from armature.control.limits import ROBOTS, RobotLimits, SafetyLimits
 from armature.errors import ConfigError, unknown
 from armature.spec import ActionSpec, RobotSpec
 from sim.defaults import limits_for
-from sim.tasks import SimConfig, robot_spec
+from sim.tasks import SimConfig, robot_spec, tcp_delta_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class RobotConfig:
     """Real robots: what it may do, a name in armature/robots or the path of such a YAML file."""
     task: str = "lift"
     action: Literal["joint_position", "tcp_delta"] = "joint_position"
+    """Real robots: `tcp_delta` makes it the contract of policies that displace the tool of an arm that takes joint
+    positions; see `chunk_action` of control_node."""
     cameras: bool = True
     image_size: int = 128
     horizon_steps: int = 0
@@ -51,9 +53,11 @@ def load_robot_spec(config: RobotConfig) -> RobotSpec:
     if not config.spec_file:
         return robot_spec(config.sim)
     try:
-        return RobotSpec.from_json(json.loads(Path(config.spec_file).read_text()))
+        spec = RobotSpec.from_json(json.loads(Path(config.spec_file).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"robot.spec_file '{config.spec_file}': {error}") from error
+    is_asked_otherwise = config.action == "tcp_delta" and spec.action.kind != "tcp_delta"
+    return replace(spec, action=tcp_delta_of(spec.action)) if is_asked_otherwise else spec
 
 
 def load_limits(config: RobotConfig, action: ActionSpec, profile: str) -> SafetyLimits:

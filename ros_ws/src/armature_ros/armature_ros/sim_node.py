@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from rclpy.executors import Executor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
-from sensor_msgs.msg import CameraInfo, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.errors import ArmatureError, InvalidValue
-from armature.spec import TCP_DELTA, ArraySpec
-from armature_ros.conversions import Episode, action_from_msg, header_of, ns_from_time, time_from_ns
+from armature.spec import TCP_DELTA
+from armature_ros.camera_infos import CameraInfos
+from armature_ros.conversions import Episode, action_from_msg, ns_from_time, time_from_ns
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, published_stream_qos, reliable_qos
@@ -92,12 +93,7 @@ class SimNode(Node):
         self._streams = StreamPublishers(self, topics, qos)
         reward = TopicArrays(OPTIONAL_TOPICS[REWARD], JointState, (stream_specs(spec)[REWARD],))
         self._rewards = StreamPublishers(self, (reward,), qos)
-        self._camera_infos = {
-            array.name: (_camera_info(array), self.create_publisher(CameraInfo, _info_topic(topic.topic), 10))
-            for topic in topics
-            for array in topic.arrays
-            if array.is_image
-        }
+        self._camera_infos = CameraInfos(self, topics)
         self._clock_publisher = self.create_publisher(ClockMessage, "/clock", 10)
         self._episode_publisher = self.create_publisher(String, "episode", latched_qos())
         self._result_publisher = self.create_publisher(String, "episode_result", latched_qos(10))
@@ -181,10 +177,7 @@ class SimNode(Node):
         # Joint states travel in float64: the control path sees what a rollout without ROS sees, to the last bit.
         measured = self._action_spec.split(self._env.get_wrapper_attr("measured_action")())
         self._streams.publish({**running.observation, **measured}, stamp_ns)
-        for info, publisher in self._camera_infos.values():
-            if publisher.get_subscription_count():
-                info.header.stamp = time_from_ns(stamp_ns)
-                publisher.publish(info)
+        self._camera_infos.publish(stamp_ns)
         self._clock_publisher.publish(ClockMessage(clock=time_from_ns(stamp_ns)))
 
     def _advance(self, running: _Running) -> None:
@@ -285,16 +278,6 @@ def _sim_config(config: SimNodeConfig) -> SimConfig:
     if config.robot.spec_file:
         raise ArmatureError("sim_node: robot.spec_file is for real robots; the simulator knows its own")
     return replace(config.robot.sim, render_profile=profile)
-
-
-def _camera_info(array: ArraySpec) -> CameraInfo:
-    # K stays zero, which by ROS's convention means uncalibrated.
-    height, width, _ = array.shape
-    return CameraInfo(header=header_of(0, array.name), height=height, width=width)
-
-
-def _info_topic(image_topic: str) -> str:
-    return image_topic.rsplit("/", 1)[0] + "/camera_info"
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,14 +1,23 @@
-"""The workspace of a real arm: where its tool may be, and the model that says where it is."""
+"""The tool of an arm: where it may be, the model that says where it is, and what moves it where policies want it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from armature.control.limits import SafetyLimits
 from armature.control.tcp_guard import TcpGuard, TcpLimits
 from armature.errors import ConfigError
 from armature.spec import JOINT_POSITION, ActionSpec
 from armature_ros.robot import RobotConfig, load_robot_limits
+from armature_ros.tcp_actions import TcpActions
+from sim.tasks import tcp_delta_of
+
+if TYPE_CHECKING:
+    from sim.kinematics import ModelKinematics
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,9 @@ class TcpConfig:
     """MJCF or URDF of the arm; empty for the arms that the simulator has."""
     tcp: str = ""
     """Site or body of the tool in that model."""
+    home_rad: tuple[float, ...] = ()
+    """Where policies that displace the tool draw joints of which the tool leaves a choice; must be given with a
+    `model_file`, the simulator's arms have one."""
 
 
 def make_guard(config: TcpConfig | None, robot: RobotConfig, action: ActionSpec, profile: str) -> TcpGuard | None:
@@ -46,11 +58,39 @@ def make_guard(config: TcpConfig | None, robot: RobotConfig, action: ActionSpec,
         config.condition_slow,
         config.condition_stop,
     )
+    return TcpGuard(limits, _kinematics(config, action[JOINT_POSITION].labels))
+
+
+def make_tcp_actions(config: TcpConfig | None, action: ActionSpec, limits: SafetyLimits, period_ns: int) -> TcpActions:
+    """Return what turns displacements of the tool into the joint positions that `action` consists of.
+
+    They stay in its ranges, and each so near to the one before that the gate believes it; that the arm is not too fast
+    is up to the gate, which slows it along its path. Raises ConfigError on an arm that takes no joint positions.
+    """
+    asked = tcp_delta_of(action)
+    joints, labels = action.slice_of(JOINT_POSITION), action[JOINT_POSITION].labels
+    from sim.arms import arm_with
+    from sim.differential_ik import TcpDeltaIk
+
+    has_own_model = config is not None and config.model_file
+    if has_own_model and not config.home_rad:
+        raise ConfigError("tcp.home_rad: with a model_file, displacements of the tool need a posture to keep near")
+    home_rad = config.home_rad if config is not None and config.home_rad else arm_with(labels).home_rad
+    ik = TcpDeltaIk(
+        _kinematics(config, labels),
+        np.array(limits.position_low[joints]),
+        np.array(limits.position_high[joints]),
+        np.array(limits.velocity_max[joints]) * limits.request.first_command_s,
+        np.array(home_rad),
+    )
+    return TcpActions(asked, action, ik, period_ns, limits.request.chunk_age_max_s)
+
+
+def _kinematics(config: TcpConfig | None, labels: tuple[str, ...]) -> ModelKinematics:
     # Simulator and models are heavy; a simulated robot's control node does without them.
     from sim.arms import arm_with
     from sim.kinematics import ArmKinematics, ModelKinematics
 
-    labels = action[JOINT_POSITION].labels
-    if config.model_file:
-        return TcpGuard(limits, ModelKinematics.from_file(Path(config.model_file), labels, config.tcp))
-    return TcpGuard(limits, ArmKinematics(arm_with(labels)))
+    if config is not None and config.model_file:
+        return ModelKinematics.from_file(Path(config.model_file), labels, config.tcp)
+    return ArmKinematics(arm_with(labels))

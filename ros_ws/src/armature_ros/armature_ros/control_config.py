@@ -1,0 +1,54 @@
+"""The parameters of `control_node`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from armature.control.chunk_scheduler import SchedulerConfig, SchedulerMode
+from armature.errors import ConfigError
+from armature_ros.robot import RobotConfig
+from armature_ros.streams import StreamConfig
+from armature_ros.tcp_config import TcpConfig
+
+
+@dataclass(frozen=True)
+class ControlNodeConfig:
+    """Parameters of `control_node`."""
+
+    streams: dict[str, StreamConfig]
+    profile: str
+    """How much of what the robot may do is used: a profile of its limits, such as learn or run."""
+    flight_folder: str
+    """Folder for the last seconds before every fault; empty keeps none."""
+    robot: RobotConfig = field(default_factory=RobotConfig)
+    tcp: TcpConfig | None = None
+    """The workspace; a real arm does not start without one."""
+    chunk_action: Literal["robot", "tcp_delta"] = "robot"
+    """What chunks ask for: what the robot takes, or displacements of its tool, which become joint positions here."""
+    lockstep: bool = False
+    rate_hz: float = 100.0
+    """Commands per second in real time; in lockstep there is one per joint state."""
+    mode: SchedulerMode = "receding_horizon"
+    execute_steps: int = 8
+    ensemble_decay: float = 0.01
+    blend_s: float = 0.2
+    joint_state_topic: str = "joint_states"
+    command_topic: str = "arm_controller/joint_trajectory"
+    chunk_timeout_s: float = 10.0
+    """Lockstep: how long a tick waits for its chunk before the arm holds."""
+    autostart: bool = True
+    """Configure and activate at the start, without waiting for somebody to ask."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a policy would be told joint positions of which it knows nothing."""
+        if self.chunk_action == "tcp_delta" and self.mode == "real_time_chunking":
+            others = "Valid: receding_horizon, temporal_ensemble, blend"
+            raise ConfigError(
+                f"mode real_time_chunking: with chunk_action tcp_delta the policy cannot be guided. {others}"
+            )
+
+    @property
+    def scheduler(self) -> SchedulerConfig:
+        """Return the chunk scheduler's configuration."""
+        return SchedulerConfig(self.mode, self.execute_steps, self.ensemble_decay, self.blend_s)
