@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 # ROS's message generator imports a parser that still uses a deprecated module of the standard library.
 with warnings.catch_warnings():
@@ -29,6 +31,9 @@ from policies.chunk_policy import ChunkPolicy
 from policies.diffusion import DiffusionConfig, UnetConfig
 from policies.nets.observation import VisionConfig
 from policies.policy_config import PolicyConfig
+
+# What several of these tests share is imported by name.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Above 101 the ports of Fast DDS run into those that Linux gives to clients.
 DOMAINS = range(1, 102)
@@ -94,16 +99,22 @@ def write_checkpoint() -> Callable[..., Path]:
 
 
 def _write_checkpoint(
-    path: Path, spec: RobotSpec, observations: tuple[str, ...], obs_steps: int = 1, vision: VisionConfig | None = None
+    path: Path,
+    spec: RobotSpec,
+    observations: tuple[str, ...],
+    obs_steps: int = 1,
+    vision: VisionConfig | None = None,
+    around: NDArray[np.float64] | None = None,
 ) -> Path:
-    """Write the policy, which sees `observations` of `spec`."""
+    """Write the policy, which sees `observations` of `spec`; it acts anywhere, or within 0.05 of `around`."""
     vision = vision or VisionConfig(channels=(4, 8), strides=(2, 2), features=8, crop_margin_px=4)
     config = PolicyConfig(observations, obs_steps, chunk_steps=8, vision=vision)
     unet = UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16)
     rng = np.random.default_rng(0)
     vectors = spec.observation.select(observations).vectors
     fields = {a.name: FieldStats.of(rng.normal(size=(64, a.size))) for a in vectors}
-    fields["action"] = FieldStats.of(rng.uniform(spec.action.low, spec.action.high, (64, spec.action.dim)))
+    low, high = (spec.action.low, spec.action.high) if around is None else (around - 0.05, around + 0.05)
+    fields["action"] = FieldStats.of(rng.uniform(low, high, (64, spec.action.dim)))
     torch.manual_seed(0)
     method = DiffusionConfig(sampling_steps=2, unet=unet)
     policy = ChunkPolicy("diffusion", config, method, spec, Normalizer(fields, dict.fromkeys(fields, "limits")))

@@ -5,151 +5,21 @@ Every command of every test is looked at: finite, in range, and within speed and
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
-from rclpy.experimental import EventsExecutor
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import JointState
-from std_msgs.msg import String
-from std_srvs.srv import Trigger
+from control_lab import PATIENCE_S, SPEC, START, Lab, judge
 from trajectory_msgs.msg import JointTrajectory
 
-from armature.spec import RobotSpec
-from armature.types import ActionChunk
-from armature_ros.conversions import chunk_to_msg, ns_from_time
-from armature_ros.graph import GraphConfig, NodeSpec, config_folder, make_graph
-from armature_ros.qos import newest_stream_qos, reliable_qos
-from sim.defaults import robot_limits
+from armature_ros.conversions import ns_from_time
+from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.qos import reliable_qos
 
 pytestmark = pytest.mark.ros
-
-SPEC = RobotSpec.from_json(json.loads((config_folder() / "robots" / "fer.json").read_text())).action
-LIMITS = robot_limits("fer").safety("run")
-START = np.array([0.0, -0.7854, 0.0, -2.3562, 0.0, 1.5708, 0.7854, 0.04])
-PERIOD_S = 0.01
-PATIENCE_S = 60.0
-
-
-class Lab:
-    """Control node and stand-in for the arm, each a process; a node of the test that plays the policy and watches."""
-
-    def __init__(self, nodes: tuple[NodeSpec, ...]) -> None:
-        self._nodes = {node.name: node for node in nodes}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.commands: list[tuple[int, np.ndarray]] = []
-        self.status: dict[str, Any] = {}
-        self.position = START
-        self._side = 1
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = Node("lab", context=self._context)
-        self._chunks = self.node.create_publisher(JointTrajectory, "chunk", reliable_qos())
-        self.node.create_subscription(
-            JointTrajectory, "arm_controller/joint_trajectory", self._on_command, reliable_qos(1000)
-        )
-        self.node.create_subscription(String, "control_node/status", self._on_status, reliable_qos(100))
-        self.node.create_subscription(JointState, "joint_states", self._on_state, newest_stream_qos(lockstep=False))
-        self._services = {n: self.node.create_client(Trigger, f"control_node/{n}") for n in ("reset", "arm", "stop")}
-        self._executor = EventsExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-        for name in self._nodes:
-            self.start(name)
-
-    def close(self) -> None:
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
-        self._ends.set()
-        self._thread.join()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-    def start(self, name: str) -> None:
-        node = self._nodes[name]
-        self.processes[name] = subprocess.Popen(node.command(), env={**os.environ, **node.environment})
-
-    def kill(self, name: str) -> None:
-        self.processes[name].kill()
-        self.processes[name].wait()
-
-    def wait(self, is_done: Callable[[], Any], what: str) -> None:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not is_done():
-            assert time.monotonic() < deadline_s, f"{what}: not within {PATIENCE_S} s; {self.status}"
-            time.sleep(0.005)
-
-    def await_state(self, *states: str) -> None:
-        self.wait(lambda: self.status.get("state") in states, f"state {states}")
-
-    def call(self, name: str) -> Trigger.Response:
-        client = self._services[name]
-        self.wait(client.service_is_ready, f"service {name}")
-        # A request to a server that has just come back may be lost on the way.
-        for _ in range(10):
-            future, asked_s = client.call_async(Trigger.Request()), time.monotonic()
-            while not future.done() and time.monotonic() < asked_s + 5.0:
-                time.sleep(0.005)
-            if future.done():
-                return future.result()
-        raise AssertionError(f"no answer of {name}")
-
-    def arm(self) -> None:
-        """Arm where the arm is; the control node may not know its listeners yet."""
-        self.wait(lambda: self.call("reset").success, "reset")
-        self.status = {}
-        self.wait(lambda: self.call("arm").success, "arming")
-        self.await_state("hold", "armed")
-
-    def plan(self, offset_rad: float = 0.0, steps: int = 16, age_ns: int = 0, actions: Any = None) -> None:
-        """Publish a chunk to a place beside the start."""
-        stamp_ns = self.node.get_clock().now().nanoseconds - age_ns
-        target = START + np.append(np.full(7, offset_rad), 0.0)
-        actions = np.tile(target, (steps, 1)) if actions is None else actions
-        chunk = ActionChunk(stamp_ns, stamp_ns, SPEC.period_ns, actions, "lab")
-        self._chunks.publish(chunk_to_msg(chunk, SPEC.labels))
-        self.planned_s = time.monotonic()
-
-    def drive(self) -> None:
-        """Plan until requests pass: to one side of the start and to the other."""
-
-        def is_armed() -> bool:
-            self._side = -self._side
-            self.plan(offset_rad=0.05 * self._side)
-            time.sleep(0.1)
-            return self.status.get("state") == "armed"
-
-        self.wait(is_armed, "state armed")
-
-    def count(self, name: str) -> int:
-        return self.status.get("counts", {}).get(name, 0)
-
-    def _spin(self) -> None:
-        while not self._ends.is_set():
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def _on_command(self, message: JointTrajectory) -> None:
-        self.commands.append((ns_from_time(message.header.stamp), np.array(message.points[0].positions)))
-
-    def _on_status(self, message: String) -> None:
-        self.status = json.loads(message.data)
-
-    def _on_state(self, message: JointState) -> None:
-        self.position = np.array(message.position)
 
 
 @pytest.fixture(scope="module")
@@ -172,23 +42,6 @@ def lab(running: Lab) -> Iterator[Lab]:
     running.wait(lambda: len(running.commands) > 20, "commands")
     yield running
     judge(running.commands)
-
-
-def judge(commands: list[tuple[int, np.ndarray]]) -> None:
-    """Raise AssertionError where a command is not finite, out of range, or too far from the one before."""
-    commands = list(commands)  # more may come meanwhile
-    positions = np.stack([command for _, command in commands])
-    assert np.isfinite(positions).all()
-    assert (positions >= np.array(LIMITS.position_low)).all()
-    assert (positions <= np.array(LIMITS.position_high)).all()
-    steps = np.diff(positions, axis=0)[:, :7]
-    assert (np.abs(steps) <= np.array(LIMITS.velocity_max)[:7] * PERIOD_S + 1e-9).all()
-    changes = np.abs(np.diff(steps, axis=0))
-    # Ticks that were missed have braked by as much each; a command that was lost on the way here counts as one.
-    ticks = np.round(np.diff([stamp for stamp, _ in commands]) / (PERIOD_S * 1e9)).clip(1)
-    allowed = np.array(LIMITS.acceleration_max)[:7] * PERIOD_S**2 * np.maximum(ticks[:-1], ticks[1:])[:, None]
-    worst = np.unravel_index(np.argmax(changes - allowed), changes.shape)
-    assert (changes <= allowed + 1e-9).all(), f"{positions[worst[0] : worst[0] + 3, worst[1]]} of joint {worst[1]}"
 
 
 @pytest.mark.fault(row=1)
@@ -236,8 +89,7 @@ def test_a_chunk_from_the_future_is_dropped(lab: Lab, age_ns: int, reason: str) 
 def test_chunks_that_come_twice_or_out_of_order_are_dropped_and_counted(lab: Lab) -> None:
     stamp_ns = lab.node.get_clock().now().nanoseconds
     for age_ns, reason in ((0, ""), (0, "duplicate"), (50_000_000, "out of order")):
-        chunk = ActionChunk(stamp_ns - age_ns, stamp_ns - age_ns, SPEC.period_ns, np.tile(lab.position, (16, 1)), "lab")
-        lab._chunks.publish(chunk_to_msg(chunk, SPEC.labels))
+        lab.answer(stamp_ns - age_ns, np.tile(lab.position, (16, 1)))
         if reason:
             lab.wait(lambda r=reason: lab.count(f"chunk dropped: {r}") > 0, reason)
 
@@ -307,6 +159,59 @@ def test_a_chunk_that_comes_after_its_own_end_is_dropped(lab: Lab) -> None:
     lab.await_state("hold")
     lab.plan(steps=4, age_ns=300_000_000)
     lab.wait(lambda: lab.count("chunk dropped: late") > 0, "late chunk")
+
+
+SLOPE_RAD = 0.005
+"""From one action of a chunk to the next: what is requested tells when it was due."""
+PLANNED_NS, LAST_NS = 10 * SPEC.period_ns, 9 * SPEC.period_ns
+ROUNDING_NS = 1_000_000
+
+
+def answer_late(lab: Lab, delays_s: list[float]) -> list[tuple[int, int]]:
+    """Answer with chunks of 0.5 s, one after the other, each so much later; return when each was asked and answered."""
+    answers = []
+    for delay_s in delays_s:
+        asked_ns = lab.node.get_clock().now().nanoseconds
+        time.sleep(delay_s)
+        lab.answer(asked_ns, START + np.outer(np.arange(10) * SLOPE_RAD, [*np.ones(7), 0.0]))
+        answers.append((asked_ns, lab.node.get_clock().now().nanoseconds))
+    return answers
+
+
+def is_due(stamp_ns: int, offset_rad: float, asked: list[int]) -> bool:
+    """Tell whether a request is what one of the chunks plans for its very moment; the last action is held."""
+    ages_ns = [stamp_ns - asked_ns for asked_ns in asked if 0 <= stamp_ns - asked_ns < PLANNED_NS]
+    due_ns = offset_rad / SLOPE_RAD * SPEC.period_ns
+    return any(abs(min(age_ns, LAST_NS) - due_ns) < ROUNDING_NS for age_ns in ages_ns)
+
+
+@pytest.mark.fault(row=34)
+def test_slow_and_jittered_answers_delay_no_tick_and_what_is_late_of_them_is_never_requested(
+    lab: Lab, record_property: Callable[[str, str], None]
+) -> None:
+    """An answer is wanted every 0.2 s; this policy takes twice as long, and sometimes longer than its chunk lasts."""
+    requests: list[tuple[int, float]] = []
+
+    def on_request(message: JointTrajectory) -> None:
+        requests.append((ns_from_time(message.header.stamp), message.points[0].positions[0] - START[0]))
+
+    lab.node.create_subscription(JointTrajectory, "control/requested", on_request, reliable_qos(1000))
+    lab.wait(lambda: requests and np.isnan(requests[-1][1]), "the end of the chunk before")
+    rng = np.random.default_rng(34)
+    delays_s = rng.permutation([*rng.uniform(0.25, 0.42, 12), *rng.uniform(0.58, 0.65, 4)]).tolist()
+    overruns, dropped, begin = lab.status["overruns"], lab.count("chunk dropped: late"), len(requests)
+    answers = answer_late(lab, delays_s)
+    usable = [asked_ns for asked_ns, answered_ns in answers if answered_ns - asked_ns < PLANNED_NS]
+    late = len(answers) - len(usable)
+    assert 4 <= late <= 8
+    lab.wait(lambda: lab.count("chunk dropped: late") == dropped + late, f"{late} late chunks")
+    lab.wait(lambda: np.isnan(requests[-1][1]), "the end of the last chunk")
+    ticks, overruns = requests[begin:], lab.status["overruns"] - overruns
+    made = [(stamp_ns, offset_rad) for stamp_ns, offset_rad in ticks if not np.isnan(offset_rad)]
+    assert len(made) > 50
+    assert [request for request in made if not is_due(*request, usable)] == []
+    assert overruns < len(ticks) / 4  # of a loop that waits for answers nearly all would be missing
+    record_property("figure", f"{overruns} overruns in {len(ticks)} ticks; {late} of {len(answers)} answers late")
 
 
 @pytest.mark.fault(row=55)

@@ -141,6 +141,7 @@ def test_a_best_effort_publisher_where_reliable_is_requested_is_named(running_ar
     assert "/whisper offers best effort, volatile; control_node requests reliable, volatile" in finding.found
 
 
+@pytest.mark.fault(row=56)
 def test_a_second_node_of_one_name_is_named(running_arm: None, tmp_path: Path) -> None:
     with node("policy_node"):
         examined = examine_sim(tmp_path)

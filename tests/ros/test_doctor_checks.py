@@ -287,6 +287,7 @@ def test_an_arm_that_does_not_hear_its_commands_is_named() -> None:
     assert (latched.level, "requests reliable, transient local" in latched.found) == ("fail", True)
 
 
+@pytest.mark.fault(row=56)
 def test_missing_nodes_and_nodes_of_one_name_are_named() -> None:
     check = doctor_graph.check_nodes
     assert [f.level for f in check(["a", "b"], ["/a", "/b", "/driver"], "up")] == ["ok"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,12 +59,7 @@ def look(topics: Sequence[WantedTopic], command_topic: str, expected: Sequence[s
     While a part is missing, of the `expected` nodes or of the topics, it goes on for PATIENCE_S: on a busy host they
     find each other late. The environment decides domain and transport. Nothing is published and no service is called.
     """
-    context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(NAME, context=context, enable_rosout=False, start_parameter_services=False)
-    try:
-        executor = EventsExecutor(context=context)
-        executor.add_node(node)
+    with _listener() as (node, executor):
         probes = {wanted.name: _listen(node, wanted) for wanted in topics}
         end_s = time.monotonic() + duration_s
         while time.monotonic() < end_s or (
@@ -73,6 +69,25 @@ def look(topics: Sequence[WantedTopic], command_topic: str, expected: Sequence[s
         executor.shutdown()
         seen = {name: _seen(node, name, probe) for name, probe in probes.items()}
         return SeenGraph(_others(node), seen, _seen(node, command_topic, _Probe()))
+
+
+def running_nodes(duration_s: float) -> tuple[str, ...]:
+    """Return the full names of the nodes that are found within a time, each as often as it is there."""
+    with _listener() as (node, _):
+        time.sleep(duration_s)
+        return _others(node)
+
+
+@contextmanager
+def _listener() -> Iterator[tuple[Node, EventsExecutor]]:
+    """Make a node that only listens, and its executor."""
+    context = rclpy.Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = Node(NAME, context=context, enable_rosout=False, start_parameter_services=False)
+    try:
+        executor = EventsExecutor(context=context)
+        executor.add_node(node)
+        yield node, executor
     finally:
         node.destroy_node()
         rclpy.shutdown(context=context)

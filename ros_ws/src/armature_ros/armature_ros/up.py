@@ -15,13 +15,17 @@ from typing import IO, Annotated, Literal
 
 import tyro
 
-from armature.errors import ArmatureError
+from armature.errors import ArmatureError, ConfigError
 from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_graph
+from armature_ros.shared_memory import remove_leftovers
 from armature_ros.spin import EXIT_FAULT, PARENT_VARIABLE
 
 # The recorder commits what came within 3 s.
 STOP_TIMEOUT_S = 4.0
 EXIT_NODE_DIED = 1
+POLL_S = 0.05
+LOOK_S = 1.0
+"""How long nodes of the same names are looked for before a graph is started."""
 
 
 class NodeDied(ArmatureError):
@@ -50,6 +54,7 @@ class RunningGraph:
     ) -> None:
         """Start every node with `environment` on top of the present one; `log(node, line)` gets what they print."""
         self._log = log or print_log
+        remove_leftovers()
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
         try:
@@ -114,8 +119,9 @@ class RunningGraph:
         self._readers.append(reader)
 
     def _read(self, name: str, lines: IO[str]) -> None:
-        for line in lines:
-            self._log(name, line.rstrip("\n"))
+        with lines:
+            for line in lines:
+                self._log(name, line.rstrip("\n"))
 
 
 def print_log(name: str, line: str) -> None:
@@ -147,9 +153,11 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     environment = graph_environment(config.domain_id)
     code, graph = 0, None
+    nodes = make_graph(config.graph, config.config)
     try:
-        with RunningGraph(make_graph(config.graph, config.config), environment) as graph:
-            code = _watch(graph, config, environment)
+        _require_free(nodes, environment)
+        with RunningGraph(nodes, environment) as graph:
+            code = _watch(graph, config)
     except NodeDied as died:
         print(f"armature up: {died}; the graph was stopped", file=sys.stderr)
         return EXIT_NODE_DIED
@@ -161,12 +169,27 @@ def main(argv: list[str]) -> int:
     return code or (EXIT_FAULT if faulty else 0)
 
 
-def _watch(graph: RunningGraph, config: UpConfig, environment: Mapping[str, str]) -> int:
-    if config.episodes:
-        from armature_ros.episodes import run_episodes
+def _require_free(nodes: Sequence[NodeSpec], environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where a node of the graph runs in its domain already: two of a name would both be heard."""
+    from armature_ros.doctor_graph import running_nodes
 
-        os.environ.update(environment)
-        return run_episodes(config.episodes, records=bool(config.config.dataset), check=graph.check)
-    while True:
-        graph.check()
-        time.sleep(0.1)
+    os.environ.update(environment)
+    running = running_nodes(LOOK_S)
+    if twice := [node.name for node in nodes if f"/{node.name}" in running]:
+        raise ConfigError(f"{', '.join(twice)} runs already in domain {os.environ.get('ROS_DOMAIN_ID') or 0}: "
+                          "end that graph first, or pass another --domain-id")  # fmt: skip
+
+
+def _watch(graph: RunningGraph, config: UpConfig) -> int:
+    try:
+        if config.episodes:
+            from armature_ros.episodes import run_episodes
+
+            return run_episodes(config.episodes, records=bool(config.config.dataset), check=graph.check)
+        while True:
+            graph.check()
+            time.sleep(POLL_S)
+    except NodeDied as died:
+        # The others take a while to end.
+        print(f"armature up: {died}; stopping the graph", file=sys.stderr, flush=True)
+        raise
