@@ -48,8 +48,10 @@ QUICK_TRIALS = 3
 CHUNK_S = 0.8
 # After a signal nothing that is measured takes longer.
 WATCHED_S = 0.4
-GIVE_UP_S = 120.0
-IMPORTED = ("armature_ros.mock_arm_node", "armature_ros.policy_node", "armature_ros.control_node", "policies.checkpoint")
+# How long the arm may take to move again, and how much longer where that needs another node to be started anew.
+PATIENCE_S, GIVE_UP_S = 30.0, 120.0
+LOG_SHOWN = 6000
+IMPORTED = (*(f"armature_ros.{target}" for target in TARGETS), "policies.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,23 @@ def measure(arguments: StopArguments, quick: bool) -> tuple[list[Criterion], dic
                              overrides=(f"control_node.flight_folder={folder}/flight",))  # fmt: skip
         nodes = make_graph("robot", config)
         os.environ.update(graph_environment(arguments.domain_id) | ONE_THREAD)
-        rows = _all_stops(nodes, trials, random.Random(arguments.seed))
+        with Lab(nodes, Path(folder) / "nodes.log") as lab:
+            rows = _all_stops(lab, trials, random.Random(arguments.seed))
     Console().print(_table(rows))
-    return _criteria(rows), {
+    others = Criterion("nodes that died because another one did", len(lab.died), "", "== 0", not lab.died)
+    return [*_criteria(rows), others], {
         "trials": trials,
         "rows": {" / ".join(key): _figures(stops) for key, stops in rows.items()},
+        "died because another one did": lab.died,
     }
 
 
 Rows = dict[tuple[str, str, str], list[Stop]]
 
 
-def _all_stops(nodes: tuple[NodeSpec, ...], trials: int, rng: random.Random) -> Rows:
+def _all_stops(lab: Lab, trials: int, rng: random.Random) -> Rows:
     rows: Rows = {}
-    with Lab(nodes) as lab, Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("stops", total=len(LOADS) * len(TARGETS) * len(SIGNALS) * trials)
         for load, count in LOADS.items():
             hogs = [multiprocessing.Process(target=_busy, daemon=True) for _ in range(count)]
@@ -124,8 +129,11 @@ class Lab:
     start, and there are hundreds of starts.
     """
 
-    def __init__(self, nodes: tuple[NodeSpec, ...]) -> None:
+    def __init__(self, nodes: tuple[NodeSpec, ...], log: Path) -> None:
+        self.died: list[str] = []
+        """Nodes that were found dead though nobody had hit them."""
         self._nodes = {node.name: node for node in nodes}
+        self._log = log
         self._processes: dict[str, ForkServerProcess] = {}
         self._prepared = multiprocessing.get_context("forkserver")
         self._prepared.set_forkserver_preload([*IMPORTED])
@@ -144,7 +152,11 @@ class Lab:
 
     def stop(self, target: str, number: int, rng: random.Random) -> Stop:
         """Hit a node at a random moment in motion, see what happens, and put it back."""
-        self._probe.drive(GIVE_UP_S)
+        try:
+            self._probe.drive(PATIENCE_S)
+        except TimeoutError:
+            self._revive()
+            self._probe.drive(GIVE_UP_S)
         time.sleep(rng.uniform(0.2, 1.0))
         chunk_ends_s = self._probe.chunk_ends_s
         hit_s = time.monotonic()
@@ -166,6 +178,15 @@ class Lab:
         self._processes[target].join()
         self._start(target)
 
+    def _revive(self) -> None:
+        """Start what has died of something else than a signal, and show what the nodes have said."""
+        dead = [name for name, process in self._processes.items() if not process.is_alive()]
+        shown = self._log.read_bytes()[-LOG_SHOWN:].decode(errors="replace")
+        print(f"dead: {dead or 'no node'}; the nodes' last words:\n{shown}", file=sys.stderr)
+        for name in dead:
+            self.died.append(name)
+            self._start(name)
+
     def _signal(self, target: str, number: int) -> None:
         pid = self._processes[target].pid
         if pid is None:
@@ -175,15 +196,17 @@ class Lab:
     def _start(self, name: str) -> None:
         node = self._nodes[name]
         arguments = ["--ros-args", "-r", f"__node:={name}", *node.ros_arguments()]
-        process = self._prepared.Process(target=_run_node, args=(node.executable, arguments), daemon=True)
+        process = self._prepared.Process(
+            target=_run_node, args=(node.executable, arguments, str(self._log)), daemon=True
+        )
         process.start()
         self._processes[name] = process
 
 
-def _run_node(executable: str, arguments: list[str]) -> None:
-    silence = os.open(os.devnull, os.O_WRONLY)
+def _run_node(executable: str, arguments: list[str], log: str) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(silence, stream.fileno())
+        os.dup2(file, stream.fileno())
     sys.exit(importlib.import_module(f"armature_ros.{executable}").main(["node", *arguments]))
 
 

@@ -136,7 +136,7 @@ class ResidualTd3(nn.Module):
         action = batch.next_base + share * config.scale * (residual + noise).clamp(-1, 1)
         chosen = torch.randperm(config.critics, generator=self.generator)[: config.critics_of_target]
         seen = torch.cat([batch.next_observation, action], dim=-1)
-        lowest = self.target_critics(seen)[chosen].amin(dim=0)
+        lowest = self.target_critics(seen, chosen).amin(dim=0)
         return (batch.reward + batch.discount * lowest).clamp(config.value_min, config.value_max)
 
     def _step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> Tensor:

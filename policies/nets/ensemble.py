@@ -11,6 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+Chosen = slice | Tensor
+"""Which members are asked: ALL, or their numbers (k,)."""
+ALL = slice(None)
+
 
 class EnsembleLinear(nn.Module):
     """The linear layers of K members, initialised each as `torch.nn.Linear` does."""
@@ -21,9 +25,9 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (K, B, inputs) to (K, B, outputs)."""
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, chosen: Chosen) -> Tensor:
+        """Map (k, B, inputs) to (k, B, outputs) by the k members that are chosen."""
+        return torch.baddbmm(self.bias[chosen], x, self.weight[chosen])
 
 
 class EnsembleNorm(nn.Module):
@@ -34,9 +38,9 @@ class EnsembleNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(members, 1, width))
         self.offset = nn.Parameter(torch.zeros(members, 1, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (K, B, width) over the last axis."""
-        return torch.addcmul(self.offset, nn.functional.layer_norm(x, x.shape[-1:]), self.scale)
+    def forward(self, x: Tensor, chosen: Chosen) -> Tensor:
+        """Normalise (k, B, width) over the last axis."""
+        return torch.addcmul(self.offset[chosen], nn.functional.layer_norm(x, x.shape[-1:]), self.scale[chosen])
 
 
 class EnsembleMlp(nn.Module):
@@ -45,12 +49,17 @@ class EnsembleMlp(nn.Module):
     def __init__(self, members: int, inputs: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.members = members
-        layers: list[nn.Module] = []
+        self.hidden, self.norms = nn.ModuleList(), nn.ModuleList()
         for width in hidden:
-            layers += [EnsembleLinear(members, inputs, width), EnsembleNorm(members, width), nn.ReLU()]
+            self.hidden.append(EnsembleLinear(members, inputs, width))
+            self.norms.append(EnsembleNorm(members, width))
             inputs = width
-        self.layers = nn.Sequential(*layers, EnsembleLinear(members, inputs, 1))
+        self.last = EnsembleLinear(members, inputs, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the answers (K, B) to inputs (B, inputs)."""
-        return self.layers(x.expand(self.members, *x.shape))[..., 0]
+    def forward(self, x: Tensor, chosen: Chosen = ALL) -> Tensor:
+        """Return the answers (k, B) of the chosen members to inputs (B, inputs)."""
+        count = self.members if isinstance(chosen, slice) else len(chosen)
+        x = x.expand(count, *x.shape)
+        for linear, norm in zip(self.hidden, self.norms, strict=True):
+            x = torch.relu(norm(linear(x, chosen), chosen))
+        return self.last(x, chosen)[..., 0]

@@ -24,7 +24,7 @@ def random_batch(count: int = 16, seed: int = 0) -> Batch:
 
 def constant(network: EnsembleMlp, values: list[float]) -> None:
     """Have every critic answer a number of its own, whatever it sees."""
-    last = network.layers[-1]
+    last = network.last
     with torch.no_grad():
         last.weight.zero_()
         last.bias[:, 0, 0] = torch.tensor(values)
@@ -42,14 +42,13 @@ def test_each_member_of_an_ensemble_is_a_network_of_its_own():
     x = torch.randn(7, 5)
     for member in range(3):
         y = x
-        for layer in network.layers:
-            if isinstance(layer, torch.nn.ReLU):
-                y = y.relu()
-            elif hasattr(layer, "weight"):
-                y = y @ layer.weight[member] + layer.bias[member]
-            else:
-                y = torch.nn.functional.layer_norm(y, y.shape[-1:]) * layer.scale[member] + layer.offset[member]
+        for linear, norm in zip(network.hidden, network.norms, strict=True):
+            y = y @ linear.weight[member] + linear.bias[member]
+            y = torch.nn.functional.layer_norm(y, y.shape[-1:]) * norm.scale[member] + norm.offset[member]
+            y = y.relu()
+        y = y @ network.last.weight[member] + network.last.bias[member]
         torch.testing.assert_close(network(x)[member], y[:, 0])
+        torch.testing.assert_close(network(x, torch.tensor([member]))[0], y[:, 0])
 
 
 def test_the_target_is_the_reward_and_the_lower_of_two_critics_discounted():

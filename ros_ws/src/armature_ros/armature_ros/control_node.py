@@ -22,6 +22,7 @@ from armature.control.residual import NoResidual
 from armature.control.stream_watch import LiveChecks
 from armature.errors import InvalidValue
 from armature.types import ActionChunk, GateState, Reason, Sample, Tick
+from armature_ros import last_resort
 from armature_ros.control_config import ControlNodeConfig
 from armature_ros.control_outputs import ControlOutputs
 from armature_ros.control_services import ControlServices
@@ -77,7 +78,7 @@ class ControlNode(LifecycleNode):
         self._make_topics()
         self.status = ControlStatus(self)
         ControlServices(self)
-        Heartbeat(self, self._is_well)
+        Heartbeat(self, self.is_well)
         if self.config.autostart:
             self.trigger_configure()
             self.trigger_activate()
@@ -101,6 +102,7 @@ class ControlNode(LifecycleNode):
                 time.sleep(self.period_ns / 1e9)
             self.loop.stop()
             self.loop = None
+            last_resort.cancel()
         self._is_active = False
         return super().on_deactivate(state)
 
@@ -119,6 +121,7 @@ class ControlNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """End the loop and write what is left to write."""
+        last_resort.cancel()
         if self.loop is not None:
             self.loop.stop()
         if self._flight is not None:
@@ -240,7 +243,7 @@ class ControlNode(LifecycleNode):
         streams = self.config.streams.values()
         return max((each.rate_hz for each in streams if each.topic == self.config.joint_state_topic), default=0.0)
 
-    def _is_well(self) -> bool:
+    def is_well(self) -> bool:
         """Tell whether commands still go out: a loop that is stuck must not look alive."""
         return self.loop is None or time.monotonic_ns() - self.loop.last_ns < STUCK_TICKS * self.period_ns
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from std_msgs.msg import String
 
 from armature.types import Reason
+from armature_ros import last_resort
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.heartbeat import Peer
 from armature_ros.qos import find_mismatch, reliable_qos
@@ -49,6 +50,8 @@ class ControlStatus:
         self._publisher.publish(String(data=json.dumps(status)))
 
     def _look_around(self) -> None:
+        if self._node.loop is not None and self._node.is_well():
+            last_resort.postpone()
         self._writers = self._node.outputs.count_writers()
         if self._writers > 1:
             self._node.path.latch(Reason.SECOND_WRITER)

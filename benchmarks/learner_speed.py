@@ -1,0 +1,186 @@
+"""How fast is learning by reinforcement on this machine: updates of the critics, and steps of the simulated arm?
+
+- Critics: an update of ten critics (batch 256, two layers of 256) with all that belongs to it, in turn with the same
+  update written as a loop over ten networks, and with nothing but the matrix products that an update cannot do without.
+- Arm: control periods of Lift by `sim/joint_servo.py`, in turn with robosuite's own `step`.
+
+    python benchmarks/learner_speed.py [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import Criterion, at_least, main
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from policies.replay import Batch
+from policies.residual_td3 import ResidualConfig, ResidualTd3
+from sim.environment import make_env
+from sim.tasks import SimConfig
+
+OBSERVATION_DIM, ACTION_DIM, BATCH = 24, 8, 256
+ROUNDS, ROUNDS_QUICK = 200, 20
+STEPS, STEPS_QUICK = 400, 60
+LOOP_MIN, LIMIT_MIN, STEP_MIN = 1.5, 0.9, 4.0
+
+
+def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
+    """Measure both."""
+    learner, batch = ResidualTd3(ResidualConfig(), OBSERVATION_DIM, ACTION_DIM), random_batch()
+    updates = {
+        "ensemble": lambda: learner.update_critics(batch),
+        "loop over networks": Loop(learner).updater(batch),
+        "matrix products alone": matrix_products(learner.config),
+    }
+    update_ms = in_turn(updates, ROUNDS_QUICK if quick else ROUNDS)
+    step_ms = arm_steps_ms(STEPS_QUICK if quick else STEPS)
+    show(update_ms | step_ms)
+    ours = update_ms["ensemble"]
+    return [
+        at_least("critics: against a loop", update_ms["loop over networks"] / ours, "x", LOOP_MIN),
+        at_least("critics: share of the limit", update_ms["matrix products alone"] / ours, "", LIMIT_MIN),
+        at_least("arm: against robosuite's step", step_ms["robosuite's step"] / step_ms["joint servo"], "x", STEP_MIN),
+    ], {"threads": torch.get_num_threads(), "median_ms": update_ms | step_ms}
+
+
+def random_batch() -> Batch:
+    """Return transitions of nothing."""
+    draw = torch.Generator().manual_seed(0)
+    seen, after = (torch.randn(BATCH, OBSERVATION_DIM, generator=draw) for _ in range(2))
+    base, action, base_after = (torch.randn(BATCH, ACTION_DIM, generator=draw) for _ in range(3))
+    return Batch(seen, base, action, torch.zeros(BATCH), torch.full((BATCH,), 0.97), after, base_after)
+
+
+class Loop:
+    """The same update with a network per critic: same sizes, same losses, same optimiser, same Polyak step."""
+
+    def __init__(self, learner: ResidualTd3) -> None:
+        self._learner, self._config = learner, learner.config
+        inputs, hidden = OBSERVATION_DIM + ACTION_DIM, learner.config.hidden
+        self.networks = [_network(inputs, hidden) for _ in range(learner.config.critics)]
+        self._targets = copy.deepcopy(self.networks)
+        self._parameters = [p for network in self.networks for p in network.parameters()]
+        self._target_parameters = [p for network in self._targets for p in network.parameters()]
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=learner.config.critic_lr, fused=True)
+
+    def updater(self, batch: Batch) -> Callable[[], None]:
+        """Return a function that takes one step on `batch`."""
+        return lambda: self._update(batch)
+
+    def _update(self, batch: Batch) -> None:
+        target = self._target(batch)
+        seen = torch.cat([batch.observation, batch.action], dim=-1)
+        losses = [(network(seen)[:, 0] - target).square().mean() for network in self.networks]
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        nn.utils.clip_grad_norm_(self._parameters, self._config.grad_norm_max)
+        self._optimizer.step()
+        with torch.no_grad():
+            for follower, parameter in zip(self._target_parameters, self._parameters, strict=True):
+                follower.lerp_(parameter, self._config.polyak)
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Tensor:
+        residual = self._learner.target_actor(batch.next_observation, batch.next_base)
+        noise = torch.randn_like(residual) * self._config.smoothing_std
+        action = batch.next_base + self._config.scale * (residual + noise).clamp(-1, 1)
+        seen = torch.cat([batch.next_observation, action], dim=-1)
+        chosen = torch.randperm(self._config.critics)[: self._config.critics_of_target].tolist()
+        values = torch.stack([self._targets[i](seen)[:, 0] for i in chosen])
+        return (batch.reward + batch.discount * values.amin(dim=0)).clamp(0, 1)
+
+
+def _network(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, 1))
+
+
+def matrix_products(config: ResidualConfig) -> Callable[[], None]:
+    """Return the products of one update: two critics on what follows, all on what was done, and their gradients."""
+    sizes = (OBSERVATION_DIM + ACTION_DIM, *config.hidden, 1)
+    layers = list(pairwise(sizes))
+    weights = [torch.randn(config.critics, i, o) for i, o in layers]
+    inputs = [torch.randn(config.critics, BATCH, i) for i, _ in layers]
+    gradients = [torch.randn(config.critics, BATCH, o) for _, o in layers]
+    few = config.critics_of_target
+
+    def once() -> None:
+        for x, weight in zip(inputs, weights, strict=True):
+            torch.bmm(x[:few], weight[:few])
+        for x, weight, gradient in zip(inputs, weights, gradients, strict=True):
+            torch.bmm(x, weight)
+            torch.bmm(x.transpose(1, 2), gradient)
+        # What the first layer was given needs no gradient.
+        for weight, gradient in zip(weights[1:], gradients[1:], strict=True):
+            torch.bmm(gradient, weight.transpose(1, 2))
+
+    return once
+
+
+def arm_steps_ms(steps: int) -> dict[str, float]:
+    """Return the median time of a control period of Lift, the arm on its way to random goals."""
+    envs = [make_env(SimConfig("lift", cameras=False)).unwrapped for _ in range(2)]
+    for env in envs:
+        env.reset(seed=0)
+    theirs: Any = envs[0]
+    servo: Any = envs[1]._servo
+    rng, start = np.random.default_rng(0), theirs.measured_action()[:-1]
+    goals = [start + rng.uniform(-0.2, 0.2, len(start)) for _ in range(10)]
+    number = iter(range(2 * steps + 100))
+
+    def goal() -> np.ndarray:
+        return goals[next(number) // 10 % len(goals)]
+
+    found = in_turn(
+        {
+            "robosuite's step": lambda: theirs._world.step(np.append(goal(), 0.0)),
+            "joint servo": lambda: servo.step(goal(), 0.0),
+        },
+        steps,
+    )
+    for env in envs:
+        env.close()
+    return found
+
+
+def in_turn(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Return the median time of each function [ms], called one after the other, so that all meet the same machine."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(rounds + 3):
+        for name, function in functions.items():
+            begun = time.perf_counter()
+            function()
+            # The first calls compile, allocate and fill caches.
+            if number >= 3:
+                times[name].append((time.perf_counter() - begun) * 1e3)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def show(times_ms: Mapping[str, float]) -> None:
+    """Print what everything takes."""
+    table = Table(title="Learning by reinforcement", title_justify="left")
+    table.add_column("")
+    for heading in ("median ms", "per second"):
+        table.add_column(heading, justify="right")
+    for name, taken_ms in times_ms.items():
+        table.add_row(name, f"{taken_ms:.2f}", f"{1e3 / taken_ms:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).stem, measure))
