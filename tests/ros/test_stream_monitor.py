@@ -144,7 +144,11 @@ def wall_clock_calls(folder: Path) -> dict[str, list[str]]:
 
 @pytest.mark.fault(row=54)
 def test_no_watchdog_can_see_a_step_of_the_system_clock() -> None:
-    """The kernel never reads it; of the nodes two do, for a file's name and for when the middleware got a message."""
+    """The kernel never reads it; three others do, for the name and the age of files, and for when a message came in."""
     assert wall_clock_calls(ROOT / "armature") == {}
     found = wall_clock_calls(ROOT / "ros_ws/src/armature_ros/armature_ros")
-    assert found == {"flight_recorder.py": ["datetime.now"], "recorder_channel.py": ["time.time_ns"]}
+    assert found == {
+        "flight_recorder.py": ["datetime.now"],
+        "recorder_channel.py": ["time.time_ns"],
+        "shared_memory.py": ["time.time"],
+    }

@@ -13,9 +13,9 @@ import sys
 STUCK_S = 5.0
 
 
-def postpone() -> None:
-    """Let the process live for another STUCK_S seconds; to be called several times in that time, cheap at 10 Hz."""
-    faulthandler.dump_traceback_later(STUCK_S, exit=True, file=sys.__stderr__)
+def postpone(stuck_s: float = STUCK_S) -> None:
+    """Let the process live for another `stuck_s`; to be called several times in that time, cheap at 10 Hz."""
+    faulthandler.dump_traceback_later(stuck_s, exit=True, file=sys.__stderr__)
 
 
 def cancel() -> None:
