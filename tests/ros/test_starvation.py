@@ -61,7 +61,7 @@ def lab(running: Lab) -> Iterator[Lab]:
     running.commands.clear()
     running.wait(lambda: len(running.commands) > 50, "commands")
     yield running
-    judge(running.commands)
+    judge(running.commands, late_ticks=1)
 
 
 def await_rest(lab: Lab) -> None:

@@ -91,9 +91,9 @@ class PolicyNode(Node):
         if self._buffer.clock_resets > clock_resets:
             self._begin_at(stamp_ns)
         if any(taken):
+            self._newest_stamp_ns = max(self._newest_stamp_ns, stamp_ns)
             if topic.topic in self._pacing:
-                self._newest_stamp_ns = max(self._newest_stamp_ns, stamp_ns)
-            self._offer()
+                self._offer()
 
     def _begin_at(self, stamp_ns: int) -> None:
         """Forget what was planned on a clock that has been set back since."""
@@ -103,17 +103,15 @@ class PolicyNode(Node):
                 self._generation += 1
                 self._newest = None
             self._due_ns = stamp_ns
-        self._newest_stamp_ns, self._offered_ns = stamp_ns, -1
+        self._newest_stamp_ns = stamp_ns
 
     def _offer(self) -> None:
         """Hand the newest observation to the inference thread, if it is complete and due."""
-        stamp_ns = self._newest_stamp_ns
-        if stamp_ns < self._due_ns or stamp_ns == self._offered_ns:
+        if self._newest_stamp_ns < self._due_ns:
             return
-        observation = self._buffer.latest(stamp_ns)
+        observation = self._buffer.latest(self._newest_stamp_ns)
         if observation is None:
             return
-        self._offered_ns = stamp_ns
         frames = [self._buffer.newest(array.name) for array in self._spec.observation.images]
         frame_ns = max((frame.stamp_ns for frame in frames if frame is not None), default=None)
         with self._changed:
@@ -176,7 +174,7 @@ class PolicyNode(Node):
                 self._committed.reset()
             self._due_ns = begin_ns
         self._buffer.reset(begin_ns)
-        self._newest_stamp_ns, self._offered_ns = begin_ns - 1, -1
+        self._newest_stamp_ns = begin_ns - 1
         response.success, response.message = True, str(begin_ns)
         return response
 
@@ -219,7 +217,7 @@ class PolicyNode(Node):
         # What a policy sees is as new as its frames: it answers a frame when that comes, not when a joint state does.
         is_paced_by_frames = bool(self._spec.observation.images) and not self.config.lockstep
         self._pacing = {t.topic for t in topics if not is_paced_by_frames or t.arrays[0].is_image}
-        self._newest_stamp_ns = self._offered_ns = -1
+        self._newest_stamp_ns = -1
         self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
         self._latency_publisher = self.create_publisher(Float64, "~/latency", reliable_qos(1000))
         self._timing_publisher = self.create_publisher(String, "~/timing", reliable_qos(1000))
