@@ -24,8 +24,8 @@ from armature_ros.spin import EXIT_FAULT, PARENT_VARIABLE
 STOP_TIMEOUT_S = 4.0
 EXIT_NODE_DIED = 1
 POLL_S = 0.05
-LOOK_S = 1.0
-"""How long nodes of the same names are looked for before a graph is started."""
+LOOK_S = 2.0
+"""How long nodes of the same names are looked for before a graph is started; a running one is found within 0.8 s."""
 
 
 class NodeDied(ArmatureError):
