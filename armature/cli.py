@@ -16,6 +16,7 @@ VERBS = {
     "eval": "sim.evaluate:main",
     "collect": "sim.collect:main",
     "train": "policies.train:main",
+    "train-residual": "policies.train_residual:main",
     "export": "policies.export:main",
     "data": "data_collection.cli:main",
     "replay": "sim.replay:main",

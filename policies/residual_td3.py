@@ -7,8 +7,8 @@ and demonstrations in half of every batch (RLPD, 2302.02948), rewards of n steps
 
 Unlike the released code: the error of every critic is squared by itself, not their mean; a time limit is no end of the
 world (`replay.NStep`); what was executed after all limits is what is learned from. Two things are added: values are
-kept in the range that a reward of at most 1 at the end allows, and `share` scales the residual, so that what guards the
-robot's success can take it back without touching the network.
+kept in the range that a reward of at most 1 at the end allows, and the residual is cut to a `share` of its reach, so
+that what guards the robot's success can take it back without touching the network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from armature.errors import ConfigError
@@ -32,8 +34,8 @@ class ResidualConfig:
     critics: int = 10
     critics_of_target: int = 2
     """So many, drawn anew for every update, of which the lowest is the target."""
-    scale: float = 0.3
-    """The largest residual of an element, in normalised units of the action."""
+    scale: float = 1.0
+    """The largest residual of an element, as a share of what the safety gate lets pass."""
     discount: float = 0.99
     steps: int = 3
     """Steps whose rewards are summed before the critic's estimate."""
@@ -46,9 +48,11 @@ class ResidualConfig:
     grad_norm_max: float = 1.0
     polyak: float = 0.005
     smoothing_std: float = 0.1
-    """Noise on the target's residual, as a share of `scale`, cut at twice that."""
+    """Noise on the target's residual, as a share of its reach, cut at twice that."""
     residual_penalty: float = 0.0
-    """Weight of the mean squared residual, as a share of `scale`, in the actor's loss."""
+    """Weight of the mean squared residual, as a share of its reach, in the actor's loss."""
+    excess_penalty: float = 1.0
+    """Weight of the mean squared excess over the share that acts: no value tells where to go from there."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
@@ -88,9 +92,19 @@ class ResidualActor(nn.Module):
 class ResidualTd3(nn.Module):
     """Actor and critics with their updates; all arrays are normalised, all actions are sums."""
 
-    def __init__(self, config: ResidualConfig, observation_dim: int, action_dim: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: ResidualConfig,
+        observation_dim: int,
+        action_dim: int,
+        seed: int = 0,
+        bound: NDArray[np.floating] | None = None,
+    ) -> None:
+        """`bound` (D,) is the largest residual that can be executed, 1 of each element unless told otherwise."""
         super().__init__()
         self.config = config
+        largest = torch.ones(action_dim) if bound is None else torch.as_tensor(bound, dtype=torch.float32)
+        self.register_buffer("reach", config.scale * largest)
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -100,12 +114,14 @@ class ResidualTd3(nn.Module):
         self.critic_optimizer = _adam(self.critics, config.critic_lr, config.weight_decay)
         self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
 
+    reach: Tensor
+
     def value(self, observation: Tensor, action: Tensor) -> Tensor:
         """Return what every critic expects (K, B) of executing actions (B, D)."""
         return self.critics(torch.cat([observation, action], dim=-1))
 
     def update_critics(self, batch: Batch, share: float = 1.0) -> dict[str, float]:
-        """Take one step towards the targets, in which the residual acts by `share`; return figures for the log."""
+        """Take one step towards the targets, whose residual is cut to `share`; return figures for the log."""
         targets = self.targets(batch, share)
         values = self.value(batch.observation, batch.action)
         # Each critic by itself: the sum, so that the step of one does not depend on how many there are.
@@ -118,10 +134,11 @@ class ResidualTd3(nn.Module):
     def update_actor(self, batch: Batch, share: float = 1.0) -> dict[str, float]:
         """Take one step towards what all critics together value most; return figures for the log."""
         residual = self.actor(batch.observation, batch.base)
-        action = batch.base + share * self.config.scale * residual
+        action = batch.base + self.reach * residual.clamp(-share, share)
         value = self.value(batch.observation, action).mean()
-        size = residual.square().mean()
-        norm = self._step(self.actor_optimizer, self.actor, self.config.residual_penalty * size - value)
+        size, excess = residual.square().mean(), (residual.abs() - share).relu().square().mean()
+        loss = self.config.residual_penalty * size + self.config.excess_penalty * excess - value
+        norm = self._step(self.actor_optimizer, self.actor, loss)
         _follow(self.target_actor, self.actor, self.config.polyak)
         figures = {"actor_value": value, "actor_norm": norm, "residual": size.sqrt()}
         return {name: float(figure.detach()) for name, figure in figures.items()}
@@ -133,7 +150,7 @@ class ResidualTd3(nn.Module):
         residual = self.target_actor(batch.next_observation, batch.next_base)
         noise = torch.randn(residual.shape, generator=self.generator) * config.smoothing_std
         noise = noise.clamp(-2 * config.smoothing_std, 2 * config.smoothing_std)
-        action = batch.next_base + share * config.scale * (residual + noise).clamp(-1, 1)
+        action = batch.next_base + self.reach * (residual + noise).clamp(-share, share)
         chosen = torch.randperm(config.critics, generator=self.generator)[: config.critics_of_target]
         seen = torch.cat([batch.next_observation, action], dim=-1)
         lowest = self.target_critics(seen, chosen).amin(dim=0)

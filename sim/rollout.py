@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,33 @@ from armature.control.chunk_scheduler import ChunkScheduler, SchedulerConfig
 from armature.control.control_step import control_step
 from armature.control.limits import SafetyLimits
 from armature.control.observation_buffer import ObservationBuffer
-from armature.control.residual import NoResidual
+from armature.control.residual import NoResidual, Residual
 from armature.control.safety_gate import SafetyGate
 from armature.policy import Policy
-from armature.spec import require_compatible
+from armature.spec import RobotSpec, require_compatible
 from armature.types import ActionChunk, Command, CommittedActions, Observation, Reason, Sample, Tick
 
 OnStep = Callable[[dict[str, NDArray[Any]], Command], None]
 """Called once per tick with the observation before the command, and the command."""
+
+
+class Needs(Protocol):
+    """What an episode has to know of a policy: what it sees and of how many steps."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Return its robot, with the observations that it needs."""
+        ...
+
+    @property
+    def obs_steps(self) -> int:
+        """Return how many steps of history it needs."""
+        ...
+
+    @property
+    def policy_id(self) -> str:
+        """Return its name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,20 +86,19 @@ class SimEpisode:
     """The robot's side of one episode: per tick `observe`, `take` where it asked for a chunk, and `step`."""
 
     def __init__(
-        self, env: Any, policy: Policy, seed: int, scheduler_config: SchedulerConfig, limits: SafetyLimits
+        self, env: Any, needs: Needs, seed: int, scheduler_config: SchedulerConfig, limits: SafetyLimits
     ) -> None:
-        """Begin the episode of `seed`; of the policy only its needs are read."""
-        require_compatible(policy.spec, env.robot_spec, policy.policy_id)
-        self.seed, self.is_done = seed, False
-        self._env, self._spec = env, policy.spec.observation
+        """Begin the episode of `seed` for a policy that needs what `needs` says."""
+        require_compatible(needs.spec, env.robot_spec, needs.policy_id)
+        self.seed, self.is_done, self.success = seed, False, False
+        self._env, self._spec = env, needs.spec.observation
         self._period_ns = env.robot_spec.action.period_ns
         # In lockstep every stream is sampled at every tick: anything older than the tick would be a mistake.
-        self._buffer = ObservationBuffer(self._spec, policy.obs_steps, max_age_ns=0)
+        self._buffer = ObservationBuffer(self._spec, needs.obs_steps, max_age_ns=0)
         self._scheduler = ChunkScheduler(scheduler_config)
         self._gate = SafetyGate(env.robot_spec.action, limits)
         self._commands: list[NDArray[np.float64]] = []
         self._pending: tuple[ActionChunk, int] | None = None
-        self._success = False
         self._maxima: dict[str, float] = {}
         self._values, _ = env.reset(seed=seed)
         self._gate.arm(Tick(0, 0), Sample(0, 0, env.measured_action()))
@@ -114,23 +132,46 @@ class SimEpisode:
             self._pending = None
             self._scheduler.push(chunk, arrival_ns)
 
-    def step(self, on_step: OnStep | None = None) -> None:
-        """Command the world and let a period pass."""
+    @property
+    def scheduled(self) -> NDArray[np.float64] | None:
+        """Return what the policy asks for at this tick (D,), before any correction; None while no chunk covers it."""
+        scheduled = self._scheduler.action_at(self._now_ns)
+        return None if scheduled is None else scheduled.action
+
+    @property
+    def values(self) -> dict[str, NDArray[Any]]:
+        """Return what the world shows at this tick."""
+        return self._values
+
+    @property
+    def measured(self) -> NDArray[np.float64]:
+        """Return where the robot is, in the layout of an action (D,)."""
+        return self._env.measured_action()
+
+    @property
+    def commanded(self) -> NDArray[np.float64]:
+        """Return the command of the tick before (D,), at the first tick where the robot is."""
+        return self._commands[-1] if self._commands else self.measured
+
+    def step(self, on_step: OnStep | None = None, residual: Residual | None = None) -> Command:
+        """Command the world, corrected where there is a `residual`, and let a period pass; return the command."""
         now_ns = self._now_ns
-        measured = Sample(now_ns, now_ns, self._env.measured_action())
-        command = control_step(Tick(now_ns, now_ns), measured, self._scheduler, NoResidual(), self._gate)
+        measured = Sample(now_ns, now_ns, self.measured)
+        tick = Tick(now_ns, now_ns)
+        command = control_step(tick, measured, self._scheduler, residual or NoResidual(), self._gate)
         if on_step is not None:
             on_step(self._values, command)
         self._commands.append(command.action)
-        self._values, _, self._success, truncated, info = self._env.step(command.action)
+        self._values, _, self.success, truncated, info = self._env.step(command.action)
         for name, value in info.items():
             if isinstance(value, float):
                 self._maxima[name] = max(value, self._maxima.get(name, value))
-        self.is_done = self._success or truncated
+        self.is_done = self.success or truncated
+        return command
 
     def result(self) -> EpisodeResult:
         """Return what has happened so far."""
         steps = len(self._commands)
         duration_s = steps * self._period_ns / 1e9
         commands, reasons = np.stack(self._commands), self._gate.counts
-        return EpisodeResult(self.seed, self._success, steps, duration_s, commands, reasons, self._maxima)
+        return EpisodeResult(self.seed, self.success, steps, duration_s, commands, reasons, self._maxima)

@@ -1,0 +1,122 @@
+"""Keeps the success of the base policy as the floor while a residual is learned.
+
+Published curves of residual learning fall from 76-89 % to 1-55 % at first: a young critic sends the actor anywhere.
+Here the residual may act by a small share of its reach to begin with. Episodes with it are compared with those of the
+base alone, one by one; the share grows while they are likely no worse, and falls as soon as they likely are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from armature.errors import ConfigError
+
+_GRID = (np.arange(2000) + 0.5) / 2000
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """How quickly the share of the residual grows, and what takes it back."""
+
+    share_first: float = 0.2
+    growth: float = 1.5
+    cut: float = 0.5
+    share_min: float = 0.05
+    episodes_min: int = 10
+    """Episodes at a share before it may grow."""
+    window: int = 40
+    """So many of the newest episodes at a share are judged."""
+    trust: float = 0.5
+    """The share grows when the probability of being worse than the base is below this."""
+    doubt: float = 0.9
+    """It falls when that probability is above this."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        if not 0 < self.share_min <= self.share_first <= 1:
+            raise ConfigError(
+                f"guard: share_min {self.share_min} and share_first {self.share_first} must be in this order in (0, 1]"
+            )
+        if not (self.growth > 1 > self.cut > 0):
+            raise ConfigError(f"guard: growth is {self.growth}, must be above 1; cut is {self.cut}, must be in (0, 1)")
+        if not 0 < self.trust < self.doubt < 1:
+            raise ConfigError(f"guard: trust {self.trust} and doubt {self.doubt} must be in this order in (0, 1)")
+        if not 1 <= self.episodes_min <= self.window:
+            raise ConfigError(f"guard: episodes_min {self.episodes_min} must be 1 to window {self.window}")
+
+
+class Guard:
+    """Decides the share from the outcomes of episodes."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.config = config
+        self.share = config.share_first
+        self.cuts = 0
+        """How often the share fell."""
+        self.base = [0, 0]
+        """Successes and episodes of the base alone."""
+        self._recent: deque[bool] = deque(maxlen=config.window)
+        self._at_share = 0
+
+    def record_base(self, *, success: bool) -> None:
+        """Count an episode of the base alone."""
+        self.base[0] += success
+        self.base[1] += 1
+
+    def record(self, share: float, *, success: bool) -> None:
+        """Count an episode with the residual at `share`; one that began at another share says nothing of this one."""
+        if share != self.share:
+            return
+        self._recent.append(success)
+        self._at_share += 1
+        doubt = self.worse_probability
+        if doubt > self.config.doubt:
+            self._set(max(self.config.share_min, self.share * self.config.cut))
+            self.cuts += 1
+        elif self._at_share >= self.config.episodes_min and doubt < self.config.trust:
+            self._set(min(1.0, self.share * self.config.growth))
+
+    @property
+    def worse_probability(self) -> float:
+        """Return how likely the residual, at this share, is worse than the base, both rates unknown before."""
+        return probability_below((sum(self._recent), len(self._recent)), (self.base[0], self.base[1]))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a learner that is started again goes on from."""
+        return {"share": self.share, "cuts": self.cuts, "base": self.base, "recent": list(self._recent),
+                "at_share": self._at_share, "config": asdict(self.config)}  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.share, self.cuts, self.base = state["share"], state["cuts"], list(state["base"])
+        self._recent.extend(state["recent"])
+        self._at_share = state["at_share"]
+
+    def _set(self, share: float) -> None:
+        # At the largest share nothing begins anew: the newest episodes go on being judged.
+        if share != self.share:
+            self.share, self._at_share = share, 0
+            self._recent.clear()
+
+
+def probability_below(one: tuple[int, int], other: tuple[int, int]) -> float:
+    """Return the probability that one success rate is below another, given successes and episodes of each.
+
+    Both are unknown before, uniform in 0 to 1: after k of n they are Beta(k + 1, n - k + 1).
+    """
+    density, other_density = _beta(*one), _beta(*other)
+    above = 1.0 - np.cumsum(other_density) + other_density / 2.0
+    return float(density @ above)
+
+
+def _beta(successes: int, episodes: int) -> np.ndarray:
+    """Return Beta(k + 1, n - k + 1) as shares of a grid over 0 to 1, which sum to 1."""
+    logarithm = successes * np.log(_GRID) + (episodes - successes) * np.log1p(-_GRID)
+    density = np.exp(logarithm - logarithm.max())
+    return density / math.fsum(density)

@@ -1,0 +1,86 @@
+"""What a training of a residual tells and keeps: a progress bar, tensorboard, the newest actor and the best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from armature.errors import ConfigError
+from policies.residual_learner import ResidualLearner
+
+if TYPE_CHECKING:
+    from policies.train_residual import Evaluation
+    from policies.train_residual_robots import Style
+
+LOG_EVERY_STEPS = 100
+
+
+class ResidualLog:
+    """Use it in a `with` block."""
+
+    def __init__(self, out: Path, steps: int, config: Mapping[str, Any]) -> None:
+        """Make the folder; raise ConfigError where there is something in it."""
+        if out.exists() and any(out.iterdir()):
+            raise ConfigError(f"{out} is not empty: choose another --out, or remove it")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
+        self._out, self._best = out, -1
+        self._writer = SummaryWriter(str(out / "tensorboard"))
+        self._console = Console(stderr=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+        self._progress = Progress(TextColumn("{task.description}"), *columns, console=self._console)
+        self._bar = self._progress.add_task("learning", total=steps, said="warm-up")
+        self._logged = -1
+        self._outcomes: list[bool] = []
+
+    def __enter__(self) -> ResidualLog:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        self._writer.close()
+
+    def step(self, step: int, figures: Mapping[str, float], learner: ResidualLearner) -> None:
+        """Show where the training is; `figures` are those of its last update."""
+        recent = self._outcomes[-20:]
+        rate = f"{sum(recent)}/{len(recent)}" if recent else "-"
+        said = f"share {learner.share:.2f}, newest episodes {rate}" if learner.is_warm else "warm-up"
+        self._progress.update(self._bar, completed=step, said=said)
+        if figures and step // LOG_EVERY_STEPS > self._logged:
+            self._logged = step // LOG_EVERY_STEPS
+            told = {**figures, "share": learner.share, "worse_probability": learner.guard.worse_probability}
+            for name, value in told.items():
+                self._writer.add_scalar(f"learner/{name}", value, step)
+
+    def episode(self, step: int, style: Style, *, success: bool, steps: int) -> None:
+        """Log how an episode ended."""
+        if style.share > 0:
+            self._outcomes.append(success)
+        kind = "residual" if style.share > 0 else "base_with_noise" if style.noise_std > 0 else "base"
+        self._writer.add_scalar(f"episodes/{kind}", float(success), step)
+        self._writer.add_scalar(f"episodes/{kind}_steps", steps, step)
+
+    def evaluation(self, found: Evaluation, learner: ResidualLearner) -> None:
+        """Log an evaluation, print it, and keep the actor that it judged."""
+        self._writer.add_scalar("evaluation/success", found.successes / found.episodes, found.step)
+        self._progress.console.print(
+            f"step {found.step}: {found.successes} of {found.episodes} ({found.low:.0%} to {found.high:.0%}), "
+            f"{found.mean_steps:.0f} steps, share {found.share:.2f}, guard cut {learner.guard.cuts} times",
+            highlight=False,
+            soft_wrap=True,
+        )
+        with (self._out / "curve.jsonl").open("a") as file:
+            file.write(json.dumps({**asdict(found), "cuts": learner.guard.cuts}) + "\n")
+        data = learner.weights().to_bytes()
+        (self._out / "actor.bin").write_bytes(data)
+        if found.successes > self._best:
+            self._best = found.successes
+            (self._out / "best.bin").write_bytes(data)

@@ -1,0 +1,174 @@
+"""Robots in simulation that a residual corrects, some of them at once: what happens to them becomes transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from policies.chunk_policy import ChunkPolicy, EpisodeState
+from policies.exploration import CorrelatedNoise
+from policies.replay import Step, Vector
+from policies.residual_td3 import ResidualTd3
+from policies.residual_view import ResidualView
+from sim.corrected_world import Moment, Outcome
+from sim.world_processes import WorldProcesses
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an episode is run."""
+
+    share: float
+    """To which share of its reach the residual is cut; 0: the base alone."""
+    noise_std: float = 0.0
+    """Of the exploration, as a share of the reach."""
+    memory_steps: float = 0.0
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step of one robot, and whether its episode ended with it."""
+
+    seed: int
+    style: Style
+    step: Step
+    next_observation: Vector
+    next_base: Vector
+    terminated: bool
+    cut: bool
+    index: int
+    """Of the step in its episode."""
+
+    @property
+    def is_last(self) -> bool:
+        """Tell whether the episode ended."""
+        return self.terminated or self.cut
+
+
+@dataclass
+class _Robot:
+    """One episode under way."""
+
+    world: int
+    seed: int
+    style: Style
+    policy_state: EpisodeState
+    moment: Moment
+    noise: CorrelatedNoise
+    observation: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
+    base: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
+    steps: int = 0
+
+    @property
+    def asked(self) -> NDArray[np.float64]:
+        """Return the base action (D,); before any chunk covers a tick, that is staying."""
+        return self.moment.commanded if self.moment.base is None else self.moment.base
+
+
+class CorrectedRobots:
+    """Runs episode after episode in some of the worlds; `send` and `receive` by turns, time for learning between."""
+
+    def __init__(
+        self,
+        worlds: WorldProcesses,
+        numbers: range,
+        base: ChunkPolicy,
+        view: ResidualView,
+        td3: ResidualTd3,
+        episodes: Iterator[tuple[int, Style]],
+    ) -> None:
+        """`episodes` are the seeds and styles of the episodes to come; when they end, so do the robots."""
+        self._worlds, self._base, self._view, self._td3 = worlds, base, view, td3
+        self._episodes = episodes
+        self._robots: list[_Robot] = []
+        self._begin(list(numbers))
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether an episode is under way."""
+        return bool(self._robots)
+
+    def send(self) -> None:
+        """Decide the corrections of this tick and let the worlds begin their steps."""
+        corrections = self._corrections()
+        calls = [(robot.world, "step", (each,)) for robot, each in zip(self._robots, corrections, strict=True)]
+        self._worlds.ask(calls)
+
+    def receive(self) -> list[Transition]:
+        """Wait for the worlds; return what happened, and begin the next episodes where one has ended."""
+        outcomes: list[Outcome] = self._worlds.answers([robot.world for robot in self._robots])
+        before = [(robot.observation, robot.base, robot.moment.measured) for robot in self._robots]
+        for robot, outcome in zip(self._robots, outcomes, strict=True):
+            robot.moment = outcome.then
+            robot.steps += 1
+        self._look()
+        transitions = [
+            self._transition(robot, seen, outcome)
+            for robot, seen, outcome in zip(self._robots, before, outcomes, strict=True)
+        ]
+        free = [robot.world for robot, outcome in zip(self._robots, outcomes, strict=True) if outcome.is_done]
+        self._robots = [r for r, outcome in zip(self._robots, outcomes, strict=True) if not outcome.is_done]
+        self._begin(free)
+        return transitions
+
+    def _transition(self, robot: _Robot, before: tuple[Vector, Vector, NDArray[Any]], outcome: Outcome) -> Transition:
+        observation, base, measured = before
+        # What was executed, not what was asked for: the gate has the last word.
+        executed = self._view.frame.encode(outcome.executed, measured)
+        step = Step(observation, base, executed, float(outcome.success))
+        cut = outcome.is_done and not outcome.success
+        return Transition(
+            robot.seed, robot.style, step, robot.observation, robot.base, outcome.success, cut, robot.steps - 1
+        )
+
+    def _corrections(self) -> NDArray[np.float64]:
+        """Return the corrections (robots, D) in physical units."""
+        seen = torch.from_numpy(np.stack([robot.observation for robot in self._robots]))
+        base = torch.from_numpy(np.stack([robot.base for robot in self._robots]))
+        with torch.no_grad():
+            residuals = self._td3.actor(seen, base).double().numpy()
+        for residual, robot in zip(residuals, self._robots, strict=True):
+            np.clip(residual, -robot.style.share, robot.style.share, out=residual)
+            residual += robot.style.noise_std * robot.noise.next()
+        reach = self._td3.reach.double().numpy() * self._view.frame.unit
+        return residuals.clip(-1.0, 1.0) * reach
+
+    def _begin(self, worlds: list[int]) -> None:
+        begun: list[tuple[int, int, Style]] = []
+        for world in worlds:
+            following = next(self._episodes, None)
+            if following is not None:
+                begun.append((world, *following))
+        moments = self._worlds.call([(world, "begin", (seed,)) for world, seed, _ in begun])
+        for (world, seed, style), moment in zip(begun, moments, strict=True):
+            noise = CorrelatedNoise(self._view.action_dim, style.memory_steps, np.random.default_rng(seed))
+            self._robots.append(_Robot(world, seed, style, self._base.begin(seed), moment, noise))
+        self._robots.sort(key=lambda robot: robot.world)
+        self._look()
+
+    def _look(self) -> None:
+        """Have the base answer what it is asked, and see each robot's moment as the residual does."""
+        asking = [robot for robot in self._robots if robot.moment.question is not None]
+        if asking:
+            questions = [robot.moment.question for robot in asking]
+            chunks = self._base.infer_batch(questions, [robot.policy_state for robot in asking])
+            calls = [(robot.world, "take", (chunk,)) for robot, chunk in zip(asking, chunks, strict=True)]
+            for robot, moment in zip(asking, self._worlds.call(calls), strict=True):
+                robot.moment = moment
+        for robot in self._robots:
+            moment = robot.moment
+            robot.observation = self._view.observe(moment.values, moment.measured, moment.commanded)
+            robot.base = self._view.frame.encode(robot.asked, moment.measured)
+
+
+def run_all(robots: CorrectedRobots, on_transition: Callable[[Transition], None]) -> None:
+    """Run until there are no more episodes."""
+    while robots.is_running:
+        robots.send()
+        for transition in robots.receive():
+            on_transition(transition)

@@ -1,0 +1,117 @@
+"""The guard of the base's success: when the residual gets more room, and when it loses it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from armature.errors import ConfigError
+from policies.residual_guard import Guard, GuardConfig, probability_below
+
+
+def guard_with_base(successes: int, episodes: int, config: GuardConfig | None = None) -> Guard:
+    guard = Guard(config or GuardConfig())
+    for k in range(episodes):
+        guard.record_base(success=k < successes)
+    return guard
+
+
+def test_the_probability_of_being_worse_in_literal_numbers():
+    # Nothing is known of both; then one of one against none of one: the integral of 2x (1 - x)^2 is 1/6.
+    assert probability_below((0, 0), (0, 0)) == pytest.approx(0.5, abs=1e-3)
+    assert probability_below((1, 1), (0, 1)) == pytest.approx(1 / 6, abs=1e-3)
+    assert probability_below((0, 1), (1, 1)) == pytest.approx(5 / 6, abs=1e-3)
+    assert probability_below((5, 10), (5, 10)) == pytest.approx(0.5, abs=1e-3)
+    assert probability_below((0, 30), (30, 30)) > 0.999999
+
+
+def test_a_draw_of_many_rates_agrees_with_the_probability():
+    draw = np.random.default_rng(0)
+    one, other = draw.beta(4, 8, 200_000), draw.beta(11, 6, 200_000)
+    assert probability_below((3, 10), (10, 15)) == pytest.approx((one < other).mean(), abs=0.005)
+
+
+def test_ten_episodes_as_good_as_the_base_give_more_room():
+    guard = guard_with_base(6, 10)
+    for _ in range(9):
+        guard.record(0.2, success=True)
+        assert guard.share == 0.2
+    guard.record(0.2, success=True)
+    assert guard.share == pytest.approx(0.3)
+
+
+def test_a_few_failures_in_a_row_take_room_away_at_once():
+    guard = guard_with_base(8, 10)
+    for _ in range(2):
+        guard.record(0.2, success=False)
+    assert guard.share == pytest.approx(0.1)
+    assert guard.cuts == 1
+
+
+def test_worse_is_cut_long_before_better_could_grow_it():
+    """A residual that succeeds in 10 % where the base does in 70 %: few episodes are spent on it."""
+    draw, spent = np.random.default_rng(1), []
+    for _ in range(50):
+        guard = guard_with_base(14, 20)
+        for episode in range(1, 40):
+            guard.record(0.2, success=draw.random() < 0.1)
+            if guard.share < 0.2:
+                spent.append(episode)
+                break
+    assert len(spent) == 50
+    assert np.mean(spent) < 5
+
+
+def test_an_episode_that_began_at_another_share_says_nothing_of_this_one():
+    guard = guard_with_base(9, 10)
+    for _ in range(20):
+        guard.record(0.45, success=False)
+    assert guard.share == 0.2
+
+
+def test_the_share_stays_between_its_bounds_and_full_room_is_watched_on():
+    guard = guard_with_base(5, 10)
+    for _ in range(200):
+        guard.record(guard.share, success=True)
+    assert guard.share == 1.0
+    # Forty of the newest: three good years do not outweigh what happens now.
+    for _ in range(40):
+        guard.record(guard.share, success=False)
+        if guard.share < 1.0:
+            break
+    assert guard.share == 0.5
+    for _ in range(100):
+        guard.record(guard.share, success=False)
+    assert guard.share == 0.05
+
+
+def test_a_guard_that_is_started_again_goes_on():
+    guard = guard_with_base(5, 10)
+    for k in range(7):
+        guard.record(0.2, success=k % 2 == 0)
+    other = Guard(GuardConfig())
+    other.restore(json.loads(json.dumps(guard.state())))
+    assert other.state() == guard.state()
+    for success in (True, True, True, False, True):
+        guard.record(guard.share, success=success)
+        other.record(other.share, success=success)
+    assert other.share == guard.share
+    assert other.worse_probability == guard.worse_probability
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"share_first": 1.5}, "share_first 1.5"),
+        ({"share_min": 0.0}, "share_min 0.0"),
+        ({"growth": 1.0}, "growth is 1.0"),
+        ({"cut": 1.0}, "cut is 1.0"),
+        ({"trust": 0.95}, "trust 0.95"),
+        ({"episodes_min": 50}, "episodes_min 50"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        GuardConfig(**changes)

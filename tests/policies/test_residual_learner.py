@@ -1,0 +1,114 @@
+"""When is learned how much, and from what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from armature.errors import ConfigError, InvalidValue
+from policies.replay import Layout, Replay
+from policies.residual_learner import LearnerConfig, ResidualLearner
+from policies.residual_td3 import ResidualConfig, ResidualTd3
+
+LAYOUT = Layout(3, 2)
+TD3 = ResidualConfig(hidden=(16, 16), critics=2)
+CONFIG = LearnerConfig(td3=TD3, batch_size=8, warmup_steps=10, critic_warmup_updates=4, updates_per_step=0.5)
+
+
+def rows(count: int, reward: float = 0.0) -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    return [
+        LAYOUT.join(*(draw.normal(size=d) for d in (3, 2, 2)), reward, 0.9, draw.normal(size=3), draw.normal(size=2))
+        for _ in range(count)
+    ]
+
+
+def learner_of(config: LearnerConfig = CONFIG, demonstrations: Replay | None = None) -> ResidualLearner:
+    td3 = ResidualTd3(config.td3, 3, 2, bound=np.array([0.5, 0.25]))
+    return ResidualLearner(config, td3, "diffusion-0123", Replay(LAYOUT, 100), demonstrations)
+
+
+def test_nothing_is_learned_before_the_warm_up_then_the_critics_alone():
+    learner = learner_of()
+    learner.take(rows(9))
+    assert not learner.is_due
+    learner.take(rows(1))
+    actor = {name: tensor.clone() for name, tensor in learner.td3.actor.state_dict().items()}
+    count = 0
+    while learner.is_due:
+        learner.update()
+        count += 1
+    assert count == 4
+    assert all(torch.equal(tensor, actor[name]) for name, tensor in learner.td3.actor.state_dict().items())
+    assert learner.is_warm
+
+
+def test_updates_keep_their_ratio_to_transitions():
+    learner = learner_of()
+    learner.take(rows(10 + 20))
+    while learner.is_due:
+        learner.update()
+    assert learner.updates == 4 + 10
+
+
+def test_the_residual_has_no_share_until_the_critics_know_the_base():
+    learner = learner_of()
+    assert learner.share == learner.weights().share == 0.0
+    learner.take(rows(10))
+    while learner.is_due:
+        learner.update()
+    assert learner.share == learner.weights().share == CONFIG.guard.share_first
+
+
+def test_half_of_every_batch_is_demonstrations():
+    shown = Replay(LAYOUT, 10)
+    shown.add(rows(10, reward=1.0))
+    learner = learner_of(demonstrations=shown)
+    learner.take(rows(10, reward=0.0))
+    assert learner._batch().reward.tolist() == [1.0] * 4 + [0.0] * 4
+
+
+def test_what_is_given_out_answers_as_the_network_does():
+    learner = learner_of()
+    learner.take(rows(30))
+    while learner.is_due:
+        learner.update()
+    weights, draw = learner.weights(), np.random.default_rng(1)
+    seen, base = draw.normal(size=3).astype(np.float32), draw.normal(size=2).astype(np.float32)
+    with torch.no_grad():
+        wanted = learner.td3.actor(torch.from_numpy(seen)[None], torch.from_numpy(base)[None])[0].numpy()
+    np.testing.assert_allclose(weights.residual(seen, base), wanted.clip(-0.2, 0.2), atol=1e-6)
+    # It does not change with what is learned next.
+    before = weights.residual(seen, base)
+    learner.take(rows(20))
+    while learner.is_due:
+        learner.update()
+    np.testing.assert_array_equal(weights.residual(seen, base), before)
+
+
+def test_a_number_that_is_not_finite_ends_the_learning_and_says_where():
+    learner = learner_of()
+    learner.take(rows(10))
+    with torch.no_grad():
+        learner.td3.critics.last.bias.fill_(float("nan"))
+    with pytest.raises(InvalidValue, match=r"critic_loss is nan at update 1: the residual has diverged"):
+        learner.update()
+
+
+def test_no_demonstrations_at_all_are_refused_where_some_were_promised():
+    with pytest.raises(ConfigError, match="demonstrations hold no transition"):
+        learner_of(demonstrations=Replay(LAYOUT, 10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"demonstration_share": 1.0}, "demonstration_share is 1.0"),
+        ({"updates_per_step": 0.0}, "updates_per_step is 0.0"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        LearnerConfig(**changes)

@@ -1,0 +1,147 @@
+"""Learning a residual in simulation, from demonstrations of the real expert to an actor on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from armature.errors import ConfigError, DatasetError, SpecMismatch
+from armature.spec import GRIPPER_OPENING, JOINT_POSITION
+from armature.types import Observation
+from data_collection.store import open_dataset
+from data_collection.windows import ACTION, aligned_episode
+from policies.actor_weights import ActorWeights
+from policies.checkpoint import load_policy, save_checkpoint
+from policies.presets.arm import STATE
+from policies.presets.catalog import PRESETS
+from policies.residual_learner import LearnerConfig
+from policies.residual_td3 import ResidualConfig
+from policies.residual_view import ResidualView
+from policies.train import train
+from policies.train_residual import ResidualTrainConfig, train_residual
+from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
+from sim.collect import CollectConfig, collect
+from sim.defaults import limits_for
+from sim.tasks import SimConfig, robot_spec
+
+LIFT = robot_spec(SimConfig("lift", cameras=False))
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("residual") / "lift"
+    collect(CollectConfig(path, task="lift", episodes=2, cameras=False), Console(quiet=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(demonstrations, tmp_path_factory) -> Path:
+    config = PRESETS["bc_tiny"](demonstrations, tmp_path_factory.mktemp("base"))
+    policy = replace(config.policy, observations=STATE.observations, relative_actions=True)
+    return train(replace(config, policy=policy, steps=20, validate_every_steps=20))
+
+
+@pytest.fixture
+def config(demonstrations, base, tmp_path) -> ResidualTrainConfig:
+    learner = LearnerConfig(
+        ResidualConfig(hidden=(16, 16), critics=2), batch_size=16, warmup_steps=30, critic_warmup_updates=10
+    )
+    return ResidualTrainConfig(
+        base=base,
+        task="lift",
+        dataset=demonstrations,
+        out=tmp_path / "out",
+        steps=60,
+        worlds=2,
+        evaluate_every_steps=30,
+        evaluate_episodes=2,
+        horizon_steps=15,
+        learner=learner,
+    )
+
+
+def test_it_learns_evaluates_and_keeps_the_actor(config):
+    curve = train_residual(config)
+    assert [each.share for each in curve] == [0.0, 0.2, 0.2]
+    assert [each.episodes for each in curve] == [2, 2, 2]
+    assert curve[-1].step >= 60
+    assert all(each.mean_steps == 15 for each in curve)
+    weights = ActorWeights.from_bytes((config.out / "actor.bin").read_bytes())
+    # Ten for the critics, then one per transition after the warm-up, but for those of the last tick.
+    assert 10 + curve[-1].step - config.worlds * 3 <= weights.version <= 10 + curve[-1].step
+    assert weights.base_id == load_policy(config.base).policy_id
+    assert weights.residual(np.zeros(weights.input_dim - 8, np.float32), np.zeros(8, np.float32)).any()
+    lines = [json.loads(line) for line in (config.out / "curve.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [each.step for each in curve]
+
+
+def test_a_folder_with_something_in_it_is_refused_before_any_step(config):
+    config.out.mkdir()
+    (config.out / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="is not empty: choose another --out"):
+        train_residual(config)
+
+
+def test_demonstrations_of_another_robot_are_refused(config, dataset):
+    with pytest.raises(SpecMismatch):
+        train_residual(replace(config, dataset=dataset))
+
+
+def test_demonstrations_that_all_failed_are_refused(config, record):
+    path = record([4, 4], success=False)
+    with pytest.raises(DatasetError, match="has 2 episodes, none successful: nothing to learn from"):
+        open_demonstrations(path, open_dataset(path).spec)
+
+
+def test_a_demonstration_that_is_not_finite_is_refused_by_its_place(record):
+    path = record([5], spoil=(JOINT_POSITION, 0, 2, float("nan")))
+    with pytest.raises(DatasetError, match=r"episode 0, joint/position, step 2: not finite"):
+        open_demonstrations(path, open_dataset(path).spec)
+
+
+def test_demonstrations_become_transitions_that_end_in_one_reward(demonstrations, base):
+    episodes, policy = open_demonstrations(demonstrations, LIFT), load_policy(base)
+    view = ResidualView(LIFT, limits_for(LIFT.action), statistics_of(episodes, LIFT))
+    replay = demonstration_rows(episodes, policy, view, ResidualConfig(steps=3, discount=0.9), execute_steps=8)
+    lengths = [len(episode[ACTION]) for episode in episodes]
+    assert len(replay) == sum(lengths)
+    rows = replay.layout.split(replay._tensor)
+    first = rows.reward[: lengths[0]].tolist()
+    assert first[-4:] == pytest.approx([0.0, 0.81, 0.9, 1.0])
+    assert not any(first[:-3])
+    assert rows.discount[: lengths[0]].tolist() == pytest.approx([0.9**3] * (lengths[0] - 3) + [0.0] * 3)
+
+
+def test_beside_a_demonstration_stands_what_the_base_would_have_done(demonstrations, base):
+    episodes, policy = open_demonstrations(demonstrations, LIFT), load_policy(base)
+    view = ResidualView(LIFT, limits_for(LIFT.action), statistics_of(episodes, LIFT))
+    rows = demonstration_rows(episodes[:1], policy, view, ResidualConfig(), execute_steps=8)
+    episode = aligned_episode(open_dataset(demonstrations).episodes[0], LIFT)
+    measured = np.concatenate([episode[JOINT_POSITION], episode[GRIPPER_OPENING]], axis=1)
+    found = rows.layout.split(rows._tensor)
+    # Step 11 is the fourth of the chunk that answers step 8.
+    seen = {a.name: episode[a.name][[8 - k for k in range(policy.obs_steps)][::-1]] for a in policy.spec.observation}
+    policy.reset(0)
+    policy._episode.sequence = 1
+    wanted = policy.infer(Observation(0, seen)).actions[3]
+    np.testing.assert_allclose(view.frame.decode(found.base[11].numpy(), measured[11]), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        view.frame.decode(found.action[11].numpy(), measured[11]), episode[ACTION][11], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["steps", "worlds", "processes", "evaluate_episodes", "control_every"])
+def test_a_number_below_one_is_refused_by_name(config, name):
+    with pytest.raises(ConfigError, match=f"{name} is 0, must be at least 1"):
+        replace(config, **{name: 0})
+
+
+def test_a_base_that_sees_what_the_robot_does_not_show_is_refused(config, new_policy, tmp_path):
+    path = save_checkpoint(tmp_path / "other", new_policy("bc"), {})
+    with pytest.raises(SpecMismatch):
+        train_residual(replace(config, base=path))

@@ -1,0 +1,127 @@
+"""Worlds whose policy somebody corrects, in this process and in others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from armature.errors import ArmatureError
+from sim.corrected_world import CorrectedWorld, Moment, Outcome, PolicyNeeds
+from sim.defaults import default_scheduler, limits_for
+from sim.environment import make_env
+from sim.expert import make_expert
+from sim.rollout import rollout
+from sim.tasks import SimConfig
+from sim.world_processes import WorldProcesses
+
+LIFT = SimConfig("lift", cameras=False, horizon_steps=30)
+
+
+@pytest.fixture(scope="module")
+def expert():
+    return make_expert(LIFT)
+
+
+def needs_of(expert) -> PolicyNeeds:
+    return PolicyNeeds(expert.spec, expert.obs_steps, expert.policy_id)
+
+
+def run(world: CorrectedWorld, expert, seed: int, correction: np.ndarray) -> list[Outcome]:
+    expert.reset(seed)
+    moment, outcomes = world.begin(seed), []
+    while not outcomes or not outcomes[-1].is_done:
+        if moment.question is not None:
+            moment = world.take(expert.infer(moment.question))
+        outcomes.append(world.step(correction))
+        moment = outcomes[-1].then
+    return outcomes
+
+
+def test_without_corrections_it_is_the_rollout(expert):
+    env = make_env(LIFT)
+    expected = rollout(env, expert, 3, default_scheduler(), limits_for(env.robot_spec.action))
+    world = CorrectedWorld(LIFT, needs_of(expert), default_scheduler())
+    outcomes = run(world, expert, 3, np.zeros(8))
+    np.testing.assert_array_equal(np.stack([each.executed for each in outcomes]), expected.commands)
+    assert [each.success for each in outcomes] == [False] * 30
+    world.close()
+    env.close()
+
+
+def test_a_correction_acts_as_far_as_the_gate_lets_it(expert):
+    world = CorrectedWorld(LIFT, needs_of(expert), default_scheduler())
+    first = world.begin(3)
+    assert first.base is None
+    assert first.question is not None
+    expert.reset(3)
+    asked = world.take(expert.infer(first.question))
+    assert asked.base is not None
+    assert asked.base[-1] == 0.08
+    gripper = np.zeros(8)
+    gripper[-1] = -0.005
+    after = world.step(gripper)
+    assert after.executed[-1] == pytest.approx(0.075)
+    # A residual may be 0.3 of half the range of 0.08 m.
+    if after.then.question is not None:
+        world.take(expert.infer(after.then.question))
+    gripper[-1] = -0.05
+    assert world.step(gripper).executed[-1] == pytest.approx(0.068)
+    world.close()
+
+
+def test_a_moment_shows_state_last_command_and_base(expert):
+    world = CorrectedWorld(LIFT, needs_of(expert), default_scheduler())
+    outcomes = run(world, expert, 4, np.zeros(8))
+    for before, after in pairwise(outcomes):
+        np.testing.assert_array_equal(before.then.commanded, before.executed)
+        assert (before.then.base is None) == (before.then.question is not None)
+        assert set(after.then.values) == {array.name for array in world._env.robot_spec.observation.vectors}
+    world.close()
+
+
+def test_worlds_in_other_processes_do_the_same(expert):
+    here = CorrectedWorld(LIFT, needs_of(expert), default_scheduler())
+    expected = run(here, expert, 5, np.full(8, 1e-3))
+    here.close()
+    experts = [make_expert(LIFT) for _ in range(3)]
+    for each in experts:
+        each.reset(5)
+    with WorldProcesses(3, 2, LIFT, needs_of(expert), default_scheduler()) as worlds:
+        moments: list[Moment] = worlds.call([(k, "begin", (5,)) for k in range(3)])
+        for wanted in expected:
+            for k, each in enumerate(experts):
+                question = moments[k].question
+                if question is not None:
+                    moments[k] = worlds.call([(k, "take", (each.infer(question),))])[0]
+            outcomes: list[Outcome] = worlds.call([(k, "step", (np.full(8, 1e-3),)) for k in range(3)])
+            for outcome in outcomes:
+                np.testing.assert_array_equal(outcome.executed, wanted.executed)
+            moments = [each.then for each in outcomes]
+        assert [each.is_done for each in outcomes] == [True] * 3
+
+
+def test_a_world_that_fails_says_why_and_which(expert):
+    with WorldProcesses(2, 1, LIFT, needs_of(expert), default_scheduler()) as worlds:
+        with pytest.raises(ArmatureError, match=r"(?s)world 1: .*no episode runs: begin one first"):
+            worlds.call([(1, "step", (np.zeros(8),))])
+        # The others go on.
+        assert isinstance(worlds.call([(0, "begin", (1,))])[0], Moment)
+
+
+def test_a_process_that_is_killed_is_noticed(expert):
+    with WorldProcesses(1, 1, LIFT, needs_of(expert), default_scheduler()) as worlds:
+        worlds.call([(0, "begin", (1,))])
+        os.kill(worlds._processes[0].pid, signal.SIGKILL)
+        with pytest.raises(ArmatureError, match="the process of world 0 has ended"):
+            worlds.call([(0, "begin", (2,))])
+
+
+def test_no_process_stays_behind(expert):
+    with WorldProcesses(2, 2, LIFT, needs_of(expert), default_scheduler()) as worlds:
+        worlds.call([(0, "begin", (1,)), (1, "begin", (2,))])
+        processes = list(worlds._processes)
+    assert [process.is_alive() for process in processes] == [False, False]
