@@ -7,7 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from armature.config import to_plain
 from armature.control.chunk_scheduler import SchedulerConfig
+from armature.control.limits import SafetyLimits
 from armature.errors import ConfigError
 from armature.spec import require_compatible
 from policies.checkpoint import load_policy
@@ -24,6 +25,7 @@ from policies.replay import Layout, NStep, Replay
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import ResidualView
+from policies.standing import Standing
 from policies.train_log import interruption
 from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
 from policies.train_residual_log import ResidualLog
@@ -32,7 +34,7 @@ from sim.corrected_world import PolicyNeeds
 from sim.defaults import default_scheduler, limits_for
 from sim.evaluate import world_for
 from sim.intervals import wilson_interval
-from sim.tasks import robot_spec
+from sim.tasks import SimConfig, robot_spec
 from sim.world_processes import WorldProcesses
 
 FIRST_SEED, FIRST_TEST_SEED = 500_000, 1000
@@ -45,8 +47,9 @@ SEEDS_APART = 1_000_000
 class ResidualTrainConfig:
     """What is trained on what."""
 
-    base: Path
-    """Checkpoint of the policy that is to get better; it stays as it is."""
+    base: Path | None
+    """Checkpoint of the policy that is to get better; it stays as it is. None: learn without one, from standing still,
+    with all of what the limits let the robot do."""
     task: str
     """Task of the simulated robot."""
     dataset: Path
@@ -97,13 +100,11 @@ class Evaluation:
 def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
     """Learn; return the curve, whose first point is the base alone. Bad input is refused before the first step."""
     torch.set_num_threads(config.threads)
-    base = load_policy(config.base)
-    base.reset(0)
-    world = world_for(base.spec, config.task, config.horizon_steps)
+    base, world, limits = _start(config)
     robot = robot_spec(world)
     require_compatible(base.spec, robot, base.policy_id)
     episodes = open_demonstrations(config.dataset, robot)
-    view = ResidualView(robot, limits_for(robot.action), statistics_of(episodes, robot))
+    view = ResidualView(robot, limits, statistics_of(episodes, robot))
     td3 = ResidualTd3(
         config.learner.td3, view.observation_dim, view.action_dim, config.seed, bound=view.frame.residual_max
     )
@@ -111,9 +112,24 @@ def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
     online = Replay(Layout(view.observation_dim, view.action_dim), config.learner.capacity)
     learner = ResidualLearner(config.learner, td3, base.policy_id, online, shown)
     needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
-    worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler)
+    worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler, limits)
     with worlds, ResidualLog(config.out, config.steps, to_plain(config)) as log:
         return _Run(config, base, view, learner, worlds, log).finish()
+
+
+def _start(config: ResidualTrainConfig) -> tuple[ChunkPolicy | Standing, SimConfig, SafetyLimits]:
+    """Return what the residual is added to, its world, and the limits of its robot."""
+    if config.base is not None:
+        base = load_policy(config.base)
+        base.reset(0)
+        world = world_for(base.spec, config.task, config.horizon_steps)
+        return base, world, limits_for(robot_spec(world).action)
+    world = SimConfig(config.task, cameras=False, horizon_steps=config.horizon_steps)
+    robot = robot_spec(world)
+    limits = limits_for(robot.action)
+    # All of the motion is the residual's: in its frame, it reaches from -1 to 1.
+    everything = replace(limits.request, residual_share=2.0)
+    return Standing(robot, limits), world, replace(limits, request=everything)
 
 
 class _Run:
@@ -122,7 +138,7 @@ class _Run:
     def __init__(
         self,
         config: ResidualTrainConfig,
-        base: ChunkPolicy,
+        base: ChunkPolicy | Standing,
         view: ResidualView,
         learner: ResidualLearner,
         worlds: WorldProcesses,

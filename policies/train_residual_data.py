@@ -19,6 +19,7 @@ from policies.chunk_policy import ChunkPolicy
 from policies.replay import Layout, NStep, Replay, Step, Vector
 from policies.residual_td3 import ResidualConfig
 from policies.residual_view import ResidualView
+from policies.standing import Standing
 from policies.train_data import is_successful
 
 TOGETHER = 64
@@ -62,7 +63,7 @@ def statistics_of(episodes: list[Arrays], spec: RobotSpec) -> Normalizer:
 
 
 def demonstration_rows(
-    episodes: list[Arrays], base: ChunkPolicy, view: ResidualView, config: ResidualConfig, execute_steps: int
+    episodes: list[Arrays], base: ChunkPolicy | Standing, view: ResidualView, config: ResidualConfig, execute_steps: int
 ) -> Replay:
     """Return the demonstrations as transitions, with the base's actions beside those of the demonstrator.
 
@@ -71,12 +72,12 @@ def demonstration_rows(
     layout = Layout(view.observation_dim, view.action_dim)
     replay = Replay(layout, sum(len(episode[ACTION]) for episode in episodes))
     for episode in track(episodes, "relabelling demonstrations", transient=True):
-        asked = _base_actions(episode, base, execute_steps)
+        asked = _base_actions(episode, base, min(execute_steps, base.chunk_shape[0]))
         replay.add(_rows(episode, asked, view, NStep(layout, config.steps, config.discount)))
     return replay
 
 
-def _base_actions(episode: Arrays, base: ChunkPolicy, execute_steps: int) -> NDArray[np.float64]:
+def _base_actions(episode: Arrays, base: ChunkPolicy | Standing, execute_steps: int) -> NDArray[np.float64]:
     """Return what the base asks for at every step (T, D)."""
     steps, period_ns = len(episode[ACTION]), base.spec.action.period_ns
     starts = range(0, steps, execute_steps)
@@ -92,7 +93,7 @@ def _base_actions(episode: Arrays, base: ChunkPolicy, execute_steps: int) -> NDA
     return np.concatenate([chunk.actions[:execute_steps] for chunk in chunks])[:steps]
 
 
-def _observation(episode: Arrays, base: ChunkPolicy, step: int, stamp_ns: int) -> Observation:
+def _observation(episode: Arrays, base: ChunkPolicy | Standing, step: int, stamp_ns: int) -> Observation:
     """Return what the policy sees at a step; before the first one the world stood still."""
     rows = np.maximum(np.arange(step - base.obs_steps + 1, step + 1), 0)
     return Observation(stamp_ns, {array.name: episode[array.name][rows] for array in base.spec.observation})

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policies.chunk_policy import ChunkPolicy, EpisodeState
+from policies.chunk_policy import ChunkPolicy
 from policies.exploration import CorrelatedNoise
 from policies.replay import Step, Vector
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import ResidualView
+from policies.standing import Standing
 from sim.corrected_world import Moment, Outcome
 from sim.world_processes import WorldProcesses
 
@@ -57,7 +58,7 @@ class _Robot:
     world: int
     seed: int
     style: Style
-    policy_state: EpisodeState
+    policy_state: Any
     moment: Moment
     noise: CorrelatedNoise
     observation: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -77,7 +78,7 @@ class CorrectedRobots:
         self,
         worlds: WorldProcesses,
         numbers: range,
-        base: ChunkPolicy,
+        base: ChunkPolicy | Standing,
         view: ResidualView,
         td3: ResidualTd3,
         episodes: Iterator[tuple[int, Style]],

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.control.chunk_scheduler import SchedulerConfig
+from armature.control.limits import SafetyLimits
 from armature.errors import ArmatureError
 from armature.spec import RobotSpec
 from armature.types import ActionChunk, Observation
@@ -68,10 +69,13 @@ class Correction:
 class CorrectedWorld:
     """Buffer, scheduler, gate and simulator of one robot; the policy's network and the correction are elsewhere."""
 
-    def __init__(self, sim: SimConfig, needs: Needs, scheduler: SchedulerConfig) -> None:
+    def __init__(
+        self, sim: SimConfig, needs: Needs, scheduler: SchedulerConfig, limits: SafetyLimits | None = None
+    ) -> None:
+        """Build the world, under the limits of its robot unless told others."""
         self._env: Any = make_env(sim)
         self._needs, self._scheduler = needs, scheduler
-        self._limits = limits_for(self._env.robot_spec.action)
+        self._limits = limits or limits_for(self._env.robot_spec.action)
         self._running: SimEpisode | None = None
 
     def begin(self, seed: int) -> Moment:

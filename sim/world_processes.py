@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from armature.control.chunk_scheduler import SchedulerConfig
+from armature.control.limits import SafetyLimits
 from armature.errors import ArmatureError
 from sim.corrected_world import CorrectedWorld, PolicyNeeds
 from sim.tasks import SimConfig
@@ -28,7 +29,13 @@ class WorldProcesses:
     """Some worlds of one kind, each called by its number. Use it in a `with` block: leaving it ends the processes."""
 
     def __init__(
-        self, count: int, processes: int, sim: SimConfig, needs: PolicyNeeds, scheduler: SchedulerConfig
+        self,
+        count: int,
+        processes: int,
+        sim: SimConfig,
+        needs: PolicyNeeds,
+        scheduler: SchedulerConfig,
+        limits: SafetyLimits | None = None,
     ) -> None:
         """Start the processes, with the worlds spread evenly over them."""
         # Forking would copy the caller's threads' locks; a fresh process has none.
@@ -38,7 +45,7 @@ class WorldProcesses:
         self._processes: list[Any] = []
         for _ in range(min(processes, count)):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, sim, needs, scheduler), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, sim, needs, scheduler, limits), daemon=True)
             process.start()
             # With their end closed here, reading ours ends when the process does.
             theirs.close()
@@ -86,7 +93,9 @@ class WorldProcesses:
         return self._links[world % len(self._links)]
 
 
-def _serve(link: Connection, sim: SimConfig, needs: PolicyNeeds, scheduler: SchedulerConfig) -> None:
+def _serve(
+    link: Connection, sim: SimConfig, needs: PolicyNeeds, scheduler: SchedulerConfig, limits: SafetyLimits | None
+) -> None:
     worlds: dict[int, CorrectedWorld] = {}
     while True:
         try:
@@ -95,7 +104,7 @@ def _serve(link: Connection, sim: SimConfig, needs: PolicyNeeds, scheduler: Sche
             break
         try:
             if world not in worlds:
-                worlds[world] = CorrectedWorld(sim, needs, scheduler)
+                worlds[world] = CorrectedWorld(sim, needs, scheduler, limits)
             answer = getattr(worlds[world], method)(*arguments)
         except Exception:
             answer = _Failed(traceback.format_exc())
