@@ -107,11 +107,11 @@ def _config(task: str, family: str, arguments: TasksArguments, quick: bool) -> T
     name = f"arm_{'pixels' if task == 'lift_pixels' else 'state'}_{family}"
     if name not in PRESETS:
         raise ConfigError(unknown("recipe", name, PRESETS))
-    config = PRESETS[name](_demonstrations(root / f"{task}_demonstrations", task, count), out)
+    config = PRESETS[name](demonstrations_of(root / f"{task}_demonstrations", task, count), out)
     return replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
 
 
-def _demonstrations(path: Path, task: str, count: int) -> Path:
+def demonstrations_of(path: Path, task: str, count: int) -> Path:
     """Record the expert, once; what an interrupted recording left is begun anew."""
     if not path.exists():
         draft = path.with_name(f"{path.name}.{time.time_ns()}.draft")

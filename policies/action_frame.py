@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from armature.control.limits import SafetyLimits
 from armature.spec import ActionSpec
 
+MARGIN = 1e-3
+"""Of the largest residual to what the gate cuts: rounding must not look like a correction that is too large."""
+
 
 class ActionFrame:
     """Maps actions (..., D) of a robot to normalised ones, given the measured state (..., D) in the action's layout."""
@@ -28,7 +31,7 @@ class ActionFrame:
         """Of each element, in its physical unit, (D,)."""
         self._middle = (high + low) / 2.0
         bound = limits.request.residual_share * np.where(self.is_relative, reach, (high - low) / 2.0)
-        self.residual_max = bound / self.unit
+        self.residual_max = (1.0 - MARGIN) * bound / self.unit
         """The largest residual that the gate passes, normalised, (D,)."""
 
     def encode(self, action: NDArray[Any], measured: NDArray[Any]) -> NDArray[np.float32]:

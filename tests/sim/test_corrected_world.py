@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from armature.errors import ArmatureError
+from armature.types import Reason
+from policies.action_frame import ActionFrame
 from sim.corrected_world import CorrectedWorld, Moment, Outcome, PolicyNeeds
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
@@ -125,3 +127,15 @@ def test_no_process_stays_behind(expert):
         worlds.call([(0, "begin", (1,)), (1, "begin", (2,))])
         processes = list(worlds._processes)
     assert [process.is_alive() for process in processes] == [False, False]
+
+
+def test_the_largest_residual_is_never_taken_for_one_that_is_too_large(expert):
+    """A correction that is cut twenty times in a row is not believed any more: rounding must not look like that."""
+    world = CorrectedWorld(LIFT, needs_of(expert), default_scheduler())
+    frame = ActionFrame(world._env.robot_spec.action, limits_for(world._env.robot_spec.action))
+    correction = frame.residual_max.astype(np.float32).astype(np.float64) * frame.unit
+    run(world, expert, 6, correction)
+    assert world._episode.result().reasons[Reason.RESIDUAL_LIMIT] == 0
+    run(world, expert, 6, 1.01 * correction)
+    assert world._episode.result().reasons[Reason.RESIDUAL_LIMIT] > 20
+    world.close()
