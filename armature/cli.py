@@ -17,6 +17,7 @@ VERBS = {
     "collect": "sim.collect:main",
     "train": "policies.train:main",
     "train-residual": "policies.train_residual:main",
+    "train-dsrl": "policies.train_dsrl:main",
     "export": "policies.export:main",
     "data": "data_collection.cli:main",
     "replay": "sim.replay:main",

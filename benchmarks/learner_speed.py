@@ -68,7 +68,7 @@ class Loop:
 
     def __init__(self, learner: ResidualTd3) -> None:
         self._learner, self._config = learner, learner.config
-        inputs, hidden = OBSERVATION_DIM + ACTION_DIM, learner.config.hidden
+        inputs, hidden = OBSERVATION_DIM + 2 * ACTION_DIM, learner.config.hidden
         self.networks = [_network(inputs, hidden) for _ in range(learner.config.critics)]
         self._targets = copy.deepcopy(self.networks)
         self._parameters = [p for network in self.networks for p in network.parameters()]
@@ -81,7 +81,7 @@ class Loop:
 
     def _update(self, batch: Batch) -> None:
         target = self._target(batch)
-        seen = torch.cat([batch.observation, batch.action], dim=-1)
+        seen = torch.cat([batch.observation, batch.base, batch.action - batch.base], dim=-1)
         losses = [(network(seen)[:, 0] - target).square().mean() for network in self.networks]
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()
@@ -95,8 +95,8 @@ class Loop:
     def _target(self, batch: Batch) -> Tensor:
         residual = self._learner.target_actor(batch.next_observation, batch.next_base)
         noise = torch.randn_like(residual) * self._config.smoothing_std
-        action = batch.next_base + self._config.scale * (residual + noise).clamp(-1, 1)
-        seen = torch.cat([batch.next_observation, action], dim=-1)
+        residual = (residual + noise).clamp(-1, 1)
+        seen = torch.cat([batch.next_observation, batch.next_base, residual], dim=-1)
         chosen = torch.randperm(self._config.critics)[: self._config.critics_of_target].tolist()
         values = torch.stack([self._targets[i](seen)[:, 0] for i in chosen])
         return (batch.reward + batch.discount * values.amin(dim=0)).clamp(0, 1)
@@ -112,7 +112,7 @@ def _network(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
 
 def matrix_products(config: ResidualConfig) -> Callable[[], None]:
     """Return the products of one update: two critics on what follows, all on what was done, and their gradients."""
-    sizes = (OBSERVATION_DIM + ACTION_DIM, *config.hidden, 1)
+    sizes = (OBSERVATION_DIM + 2 * ACTION_DIM, *config.hidden, 1)
     layers = list(pairwise(sizes))
     weights = [torch.randn(config.critics, i, o) for i, o in layers]
     inputs = [torch.randn(config.critics, BATCH, i) for i, _ in layers]

@@ -20,7 +20,8 @@ from armature.spec import RobotSpec
 from policies.chunk_policy import ACTION, ChunkPolicy
 from policies.policy_config import PolicyConfig
 from policies.registry import method_class
-from policies.tensor_folder import SHA256, TensorFolder
+from policies.signed_folder import SHA256
+from policies.tensor_folder import TensorFolder
 
 WEIGHTS, DOCUMENT = "weights.safetensors", "policy.json"
 _PARTS = ("family", "policy", "method", "spec", "normalizer", "parameters", "provenance")

@@ -173,7 +173,7 @@ class ChunkPolicy(nn.Module):
         self._require_prompt()
         if self.config.goal_steps and not self._goal:
             raise InvalidValue(f"{self.policy_id} needs a goal: give it one with set_goal")
-        seen = [self._checked(observation) for observation in observations]
+        seen = [self.checked(observation) for observation in observations]
         noise = torch.stack([torch.randn(self.chunk_shape, generator=episode.generator) for episode in episodes])
         guidance = self._guidance(observations, seen, committed)
         drawn = noise.to(self.device), episodes[0].generator
@@ -181,12 +181,18 @@ class ChunkPolicy(nn.Module):
             sampled = self.engine(self.batch_of(seen), *drawn)
         else:
             sampled = self.sample(self.batch_of(seen), *drawn, guidance)
+        return self.answers(observations, sampled, episodes)
+
+    def answers(
+        self, observations: Sequence[Observation], sampled: Sampled, episodes: Sequence[EpisodeState]
+    ) -> list[ActionChunk]:
+        """Make what `sample` gave for observations of some episodes the next chunks of these episodes."""
         chunks: list[ActionChunk] = []
         for i, (observation, episode) in enumerate(zip(observations, episodes, strict=True)):
             actions = sampled.actions[i].double().cpu().numpy()
             if self.relative_part is not None:
                 position, elements = self.relative_part
-                actions = to_absolute(actions, seen[i][position][-1], elements)
+                actions = to_absolute(actions, observation.values[position][-1], elements)
             episode.sequence += 1
             diagnostics = {name: figure[i].item() for name, figure in sampled.diagnostics.items()}
             chunks.append(self._chunk(observation.stamp_ns, actions, episode.sequence, diagnostics))
@@ -244,7 +250,8 @@ class ChunkPolicy(nn.Module):
             batch[PROMPT] = torch.zeros(len(values), dtype=torch.int64)
         return {name: value.to(self.device) for name, value in batch.items()}
 
-    def _checked(self, observation: Observation) -> dict[str, NDArray[Any]]:
+    def checked(self, observation: Observation) -> dict[str, NDArray[Any]]:
+        """Return copies of what the policy sees of an observation; raise InvalidValue where that does not fit."""
         given = observation.values, self.obs_steps, "observation", self.policy_id
         return {array.name: _steps_of(array, *given) for array in self.spec.observation}
 

@@ -18,7 +18,7 @@ from armature.config import from_plain, to_plain
 from armature.errors import CheckpointError, ConfigError
 from policies.openvino_runtime import MODEL, WEIGHTS
 from policies.sampling_graph import Signature
-from policies.tensor_folder import SHA256, digest, read_file, replace_folder
+from policies.signed_folder import SHA256, digest, read_file, replace_folder
 
 ENGINE, DOCUMENT = "engine", "engine.json"
 _HEAD = {"format": "armature-engine", "format_version": 1}

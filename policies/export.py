@@ -22,7 +22,7 @@ from policies.chunk_policy import ChunkPolicy
 from policies.engine import make_engine
 from policies.engine_file import write_engine
 from policies.sampling_graph import trace_sampling
-from policies.tensor_folder import SHA256
+from policies.signed_folder import SHA256
 
 
 @dataclass(frozen=True)

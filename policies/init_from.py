@@ -19,7 +19,7 @@ from policies.checkpoint import WEIGHTS, read_checkpoint, read_document
 from policies.chunk_policy import ChunkPolicy
 from policies.policy_config import PolicyConfig
 from policies.registry import METHODS, method_class
-from policies.tensor_folder import SHA256
+from policies.signed_folder import SHA256
 from policies.train_config import TrainConfig
 
 INIT_FROM = "init_from"

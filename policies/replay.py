@@ -148,6 +148,13 @@ class Replay:
         drawn = torch.randint(len(self), (count,), generator=generator)
         return self.layout.split(self._tensor[drawn])
 
+    def save_to(self, folder: Path, task: str) -> None:
+        """Write the rows that are there to a replay in a folder of their own."""
+        count = len(self)
+        copy = Replay(self.layout, max(count, 1), folder, task)
+        copy.add(list(self._rows[:count]))
+        copy.flush()
+
     def flush(self, note: dict[str, Any] | None = None) -> None:
         """Make all rows, and `note`, outlast a crash."""
         if self._folder is None:

@@ -1,19 +1,19 @@
 """Residual off-policy RL: a small actor corrects each action of a frozen policy (Ankile et al. 2025, arXiv 2509.19301).
 
 The executed action is base + residual. The actor sees the observation and the base action; its last layer begins at
-zero, so that learning begins at the base. Critics score the sum, which is what is executed. TD3 (Fujimoto et al. 2018,
+zero, so that learning begins at the base. Critics score what is executed. TD3 (Fujimoto et al. 2018,
 1802.09477) with an ensemble of critics of which a random pair bounds the target (REDQ, 2101.05982), layer normalisation
 and demonstrations in half of every batch (RLPD, 2302.02948), rewards of n steps.
 
 Unlike the released code: the error of every critic is squared by itself, not their mean; a time limit is no end of the
-world (`replay.NStep`); what was executed after all limits is what is learned from. Two things are added: values are
-kept in the range that a reward of at most 1 at the end allows, and the residual is cut to a `share` of its reach, so
-that what guards the robot's success can take it back without touching the network.
+world (`replay.NStep`); what was executed after all limits is what is learned from. Three things are added: values are
+kept in the range that a reward of at most 1 at the end allows; critics see the action as base and distance from it in
+units of the residual's reach, of which the sum alone shows them a few hundredths; and the residual is cut to a `share`
+of its reach, so that what guards the robot's success can take it back without touching the network.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,11 @@ from torch import Tensor, nn
 
 from armature.errors import ConfigError
 from policies.nets.ensemble import EnsembleMlp
+from policies.nets.target_network import follow, frozen_copy
 from policies.replay import Batch
+
+RESIDUAL_OUTLIER = 5.0
+"""A demonstrated action may be far from the base's: beyond so many times the reach it is just far."""
 
 
 @dataclass(frozen=True)
@@ -109,25 +113,30 @@ class ResidualTd3(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.actor = ResidualActor(observation_dim, action_dim, config.hidden)
-            self.critics = EnsembleMlp(config.critics, observation_dim + action_dim, config.hidden)
-        self.target_actor, self.target_critics = (_frozen(network) for network in (self.actor, self.critics))
+            self.critics = EnsembleMlp(config.critics, observation_dim + 2 * action_dim, config.hidden)
+        self.target_actor, self.target_critics = (frozen_copy(network) for network in (self.actor, self.critics))
         self.critic_optimizer = _adam(self.critics, config.critic_lr, config.weight_decay)
         self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
 
     reach: Tensor
 
-    def value(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Return what every critic expects (K, B) of executing actions (B, D)."""
-        return self.critics(torch.cat([observation, action], dim=-1))
+    def value(self, observation: Tensor, base: Tensor, action: Tensor) -> Tensor:
+        """Return what every critic expects (K, B) of executing actions (B, D) where the base asks for `base` (B, D)."""
+        return self.critics(self._seen(observation, base, action))
+
+    def _seen(self, observation: Tensor, base: Tensor, action: Tensor) -> Tensor:
+        """Return what critics see: what is decided about is a number of the size of the others."""
+        residual = ((action - base) / self.reach).clamp(-RESIDUAL_OUTLIER, RESIDUAL_OUTLIER)
+        return torch.cat([observation, base, residual], dim=-1)
 
     def update_critics(self, batch: Batch, share: float = 1.0) -> dict[str, float]:
         """Take one step towards the targets, whose residual is cut to `share`; return figures for the log."""
         targets = self.targets(batch, share)
-        values = self.value(batch.observation, batch.action)
+        values = self.value(batch.observation, batch.base, batch.action)
         # Each critic by itself: the sum, so that the step of one does not depend on how many there are.
         loss = (values - targets).square().mean(dim=1).sum()
         norm = self._step(self.critic_optimizer, self.critics, loss)
-        _follow(self.target_critics, self.critics, self.config.polyak)
+        follow(self.target_critics, self.critics, self.config.polyak)
         figures = {"critic_loss": loss / self.config.critics, "critic_norm": norm, "value": values.mean()}
         return {name: float(figure.detach()) for name, figure in figures.items()}
 
@@ -135,11 +144,11 @@ class ResidualTd3(nn.Module):
         """Take one step towards what all critics together value most; return figures for the log."""
         residual = self.actor(batch.observation, batch.base)
         action = batch.base + self.reach * residual.clamp(-share, share)
-        value = self.value(batch.observation, action).mean()
+        value = self.value(batch.observation, batch.base, action).mean()
         size, excess = residual.square().mean(), (residual.abs() - share).relu().square().mean()
         loss = self.config.residual_penalty * size + self.config.excess_penalty * excess - value
         norm = self._step(self.actor_optimizer, self.actor, loss)
-        _follow(self.target_actor, self.actor, self.config.polyak)
+        follow(self.target_actor, self.actor, self.config.polyak)
         figures = {"actor_value": value, "actor_norm": norm, "residual": size.sqrt()}
         return {name: float(figure.detach()) for name, figure in figures.items()}
 
@@ -152,7 +161,7 @@ class ResidualTd3(nn.Module):
         noise = noise.clamp(-2 * config.smoothing_std, 2 * config.smoothing_std)
         action = batch.next_base + self.reach * (residual + noise).clamp(-share, share)
         chosen = torch.randperm(config.critics, generator=self.generator)[: config.critics_of_target]
-        seen = torch.cat([batch.next_observation, action], dim=-1)
+        seen = self._seen(batch.next_observation, batch.next_base, action)
         lowest = self.target_critics(seen, chosen).amin(dim=0)
         return (batch.reward + batch.discount * lowest).clamp(config.value_min, config.value_max)
 
@@ -165,14 +174,5 @@ class ResidualTd3(nn.Module):
         return norm
 
 
-def _frozen(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).requires_grad_(False)
-
-
 def _adam(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-
-
-@torch.no_grad()
-def _follow(target: nn.Module, network: nn.Module, share: float) -> None:
-    torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), share)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from armature.errors import CheckpointError, beside, unknown
-from armature.filesystem import Fs, make_parents, sync_tree
-
-SHA256 = "sha256"
+from policies.signed_folder import SHA256, digest, read_file, replace_folder
 
 
 @dataclass(frozen=True)
@@ -94,60 +90,3 @@ class TensorFolder:
                 raise CheckpointError(f"{file}: {unknown('key', key, expected)}")
         if missing := sorted(expected - set(document)):
             raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
-
-
-def digest(document: Mapping[str, Any]) -> str:
-    """Hash a document's values, whatever their layout in the file, without its own checksums."""
-    rest = {key: value for key, value in document.items() if key != SHA256}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read_file(path: Path) -> bytes:
-    """Return the content of a file; raise CheckpointError when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def replace_folder(path: Path, files: Mapping[str, bytes], fs: Fs | None = None) -> None:
-    """Write a folder of `files` at `path`, in place of one that is there; a crash leaves the old one or the new one.
-
-    Raises OSError where the disk refuses; then the old one is as it was, or the new one is in place already.
-    """
-    fs = Fs() if fs is None else fs
-    # Hidden beside it until it is whole, then it holds what was replaced, if anything.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    if draft.exists():
-        fs.remove_tree(draft)
-    make_parents(fs, draft)
-    try:
-        _write_folder(fs, draft, files)
-        _put_in_place(fs, draft, path)
-        fs.sync(path.parent)
-    finally:
-        if draft.exists():
-            with suppress(OSError):
-                fs.remove_tree(draft)
-
-
-def _write_folder(fs: Fs, path: Path, files: Mapping[str, bytes]) -> None:
-    fs.make_folder(path)
-    for name, content in files.items():
-        fs.write(path / name, content)
-    sync_tree(fs, path)
-
-
-def _put_in_place(fs: Fs, draft: Path, path: Path) -> None:
-    if not path.exists():
-        fs.rename(draft, path)
-        return
-    try:
-        fs.exchange(draft, path)
-    except OSError:
-        # A file system that cannot swap (NFS): the old one keeps a name of its own until the new one is in place.
-        old = draft.with_suffix(".old")
-        fs.rename(path, old)
-        fs.rename(draft, path)
-        fs.sync(path.parent)
-        fs.remove_tree(old)

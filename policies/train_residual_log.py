@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from armature.errors import ConfigError
-from policies.residual_learner import ResidualLearner
 
 if TYPE_CHECKING:
-    from policies.train_residual import Evaluation
+    from policies.train_online import Evaluation, Learner
     from policies.train_residual_robots import Style
 
 LOG_EVERY_STEPS = 100
@@ -25,13 +24,18 @@ LOG_EVERY_STEPS = 100
 class ResidualLog:
     """Use it in a `with` block."""
 
-    def __init__(self, out: Path, steps: int, config: Mapping[str, Any]) -> None:
-        """Make the folder; raise ConfigError where there is something in it."""
+    def __init__(
+        self, out: Path, steps: int, config: Mapping[str, Any], keep: Callable[[Path], None] | None = None
+    ) -> None:
+        """Make the folder; raise ConfigError where there is something in it.
+
+        `keep` writes what is learned to a path, in place of what is there.
+        """
         if out.exists() and any(out.iterdir()):
             raise ConfigError(f"{out} is not empty: choose another --out, or remove it")
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
-        self._out, self._best = out, -1
+        self._out, self._best, self._keep = out, -1, keep
         self._writer = SummaryWriter(str(out / "tensorboard"))
         self._console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
@@ -48,7 +52,7 @@ class ResidualLog:
         self._progress.stop()
         self._writer.close()
 
-    def step(self, step: int, figures: Mapping[str, float], learner: ResidualLearner) -> None:
+    def step(self, step: int, figures: Mapping[str, float], learner: Learner) -> None:
         """Show where the training is; `figures` are those of its last update."""
         recent = self._outcomes[-20:]
         rate = f"{sum(recent)}/{len(recent)}" if recent else "-"
@@ -68,7 +72,7 @@ class ResidualLog:
         self._writer.add_scalar(f"episodes/{kind}", float(success), step)
         self._writer.add_scalar(f"episodes/{kind}_steps", steps, step)
 
-    def evaluation(self, found: Evaluation, learner: ResidualLearner) -> None:
+    def evaluation(self, found: Evaluation, learner: Learner) -> None:
         """Log an evaluation, print it, and keep the actor that it judged."""
         self._writer.add_scalar("evaluation/success", found.successes / found.episodes, found.step)
         self._progress.console.print(
@@ -79,8 +83,13 @@ class ResidualLog:
         )
         with (self._out / "curve.jsonl").open("a") as file:
             file.write(json.dumps({**asdict(found), "cuts": learner.guard.cuts}) + "\n")
-        data = learner.weights().to_bytes()
-        (self._out / "actor.bin").write_bytes(data)
+        self._keep_as("actor", learner)
         if found.successes > self._best:
             self._best = found.successes
-            (self._out / "best.bin").write_bytes(data)
+            self._keep_as("best", learner)
+
+    def _keep_as(self, name: str, learner: Learner) -> None:
+        if self._keep is not None:
+            self._keep(self._out / name)
+        else:
+            (self._out / f"{name}.bin").write_bytes(learner.weights().to_bytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,11 +165,3 @@ class CorrectedRobots:
             moment = robot.moment
             robot.observation = self._view.observe(moment.values, moment.measured, moment.commanded)
             robot.base = self._view.frame.encode(robot.asked, moment.measured)
-
-
-def run_all(robots: CorrectedRobots, on_transition: Callable[[Transition], None]) -> None:
-    """Run until there are no more episodes."""
-    while robots.is_running:
-        robots.send()
-        for transition in robots.receive():
-            on_transition(transition)

@@ -131,6 +131,12 @@ class ControlPath:
         with self._lock:
             return self._scheduler.committed(now_ns)
 
+    def scheduled(self, now_ns: int) -> NDArray[np.float64] | None:
+        """Return the action due at `now_ns` before any correction (D,); None when no chunk covers this time."""
+        with self._lock:
+            due = self._scheduler.action_at(now_ns)
+            return None if due is None else due.action
+
     def commanded(self, time_ns: int) -> NDArray[np.float64] | None:
         """Return where the arm was told to be at a time of the last second (D,); until it was told, where it is.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from armature.errors import InvalidValue
 
 
 class Residual(Protocol):
@@ -22,3 +26,78 @@ class NoResidual:
     def correct(self, now_ns: int, base: NDArray[np.float64], measured: NDArray[Any]) -> NDArray[np.float64]:
         """Return `base`."""
         return base
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is added to the actions from the base action of `stamp_ns` on, (D,) in physical units, and whose it is."""
+
+    stamp_ns: int
+    value: NDArray[np.float64]
+    source: str
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What became of the base action of one tick; `correction` is None where it passed alone."""
+
+    now_ns: int
+    base: NDArray[np.float64]
+    correction: Correction | None
+
+
+class NewestCorrection:
+    """Adds the newest correction that came, for as long as it is young enough; never waits. Any thread may offer."""
+
+    def __init__(self, dim: int, age_max_ns: int) -> None:
+        """`age_max_ns` is how old the base action that a correction answers may be; 0: it counts for its tick alone."""
+        self.counts: Counter[str] = Counter()
+        self.last: Corrected | None = None
+        """Of the newest tick that had a base action."""
+        self._dim, self._age_max_ns = dim, age_max_ns
+        self._newest: Correction | None = None
+        self._asked_ns = -1
+
+    def reset(self) -> None:
+        """Forget the correction in force and the base actions before."""
+        self.last = self._newest = None
+        self._asked_ns = -1
+
+    def ask(self, stamp_ns: int) -> None:
+        """Take corrections of base actions up to `stamp_ns` from now on."""
+        self._asked_ns = stamp_ns
+
+    def offer(self, correction: Correction) -> bool:
+        """Take a correction; return False, counting it, where a newer one has come.
+
+        Raises InvalidValue where it has another size, is not finite, or answers a base action that was never told.
+        """
+        if correction.value.shape != (self._dim,):
+            raise InvalidValue(f"correction has shape {correction.value.shape}, expected ({self._dim},)")
+        if not np.isfinite(correction.value).all():
+            faulty = np.flatnonzero(~np.isfinite(correction.value)).tolist()
+            raise InvalidValue(f"correction is not finite at elements {faulty}")
+        if correction.stamp_ns > self._asked_ns:
+            told = f"the newest is of {self._asked_ns} ns" if self._asked_ns >= 0 else "there is none"
+            raise InvalidValue(f"correction answers a base action of {correction.stamp_ns} ns, {told}")
+        if self._newest is not None and correction.stamp_ns <= self._newest.stamp_ns:
+            self.counts["corrections not newer"] += 1
+            return False
+        self._newest = correction
+        return True
+
+    def is_answered(self, stamp_ns: int) -> bool:
+        """Tell whether the correction of the base action of `stamp_ns` is there."""
+        newest = self._newest
+        return newest is not None and newest.stamp_ns == stamp_ns
+
+    def correct(self, now_ns: int, base: NDArray[np.float64], measured: NDArray[Any]) -> NDArray[np.float64]:
+        """Return `base` (D,) with the newest correction added, or alone where that is too old."""
+        newest = self._newest
+        if newest is None or not 0 <= now_ns - newest.stamp_ns <= self._age_max_ns:
+            self.counts["ticks without"] += 1
+            self.last = Corrected(now_ns, base, None)
+            return base
+        self.counts["corrections used"] += 1
+        self.last = Corrected(now_ns, base, newest)
+        return base + newest.value

@@ -12,7 +12,7 @@ from crash_fs import CrashFs, FailingFs, Tree, read_tree, states, write_tree
 
 from policies.checkpoint import load_policy, save_checkpoint
 from policies.chunk_policy import ChunkPolicy
-from policies.tensor_folder import read_file, replace_folder
+from policies.signed_folder import read_file, replace_folder
 
 NAME = "checkpoint"
 

@@ -15,10 +15,11 @@ from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from armature.types import Observation
 from data_collection.store import open_dataset
 from data_collection.windows import ACTION, aligned_episode
-from policies.actor_weights import ActorWeights
 from policies.checkpoint import load_policy, save_checkpoint
+from policies.durable_learner import DurableLearner
 from policies.presets.arm import STATE
 from policies.presets.catalog import PRESETS
+from policies.residual_folder import load_residual
 from policies.residual_learner import LearnerConfig
 from policies.residual_td3 import ResidualConfig
 from policies.residual_view import ResidualView
@@ -71,13 +72,26 @@ def test_it_learns_evaluates_and_keeps_the_actor(config):
     assert [each.episodes for each in curve] == [2, 2, 2]
     assert curve[-1].step >= 60
     assert all(each.mean_steps == 15 for each in curve)
-    weights = ActorWeights.from_bytes((config.out / "actor.bin").read_bytes())
+    kept = load_residual(config.out / "actor")
+    kept.view(LIFT, limits_for(LIFT.action))
+    weights = kept.weights
     # Ten for the critics, then one per transition after the warm-up, but for those of the last tick.
     assert 10 + curve[-1].step - config.worlds * 3 <= weights.version <= 10 + curve[-1].step
     assert weights.base_id == load_policy(config.base).policy_id
+    assert (config.out / "best" / "residual.json").is_file()
     assert weights.residual(np.zeros(weights.input_dim - 8, np.float32), np.zeros(8, np.float32)).any()
     lines = [json.loads(line) for line in (config.out / "curve.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [each.step for each in curve]
+
+
+def test_what_was_learned_is_gone_on_from_with_the_demonstrations(config):
+    train_residual(replace(config, steps=0))
+    learner = DurableLearner.open(config.out / "actor").learner
+    assert (learner.steps, learner.updates, learner.share) == (0, 0, 0.0)
+    assert len(learner._demonstrations) == sum(len(e[ACTION]) for e in open_demonstrations(config.dataset, LIFT))
+    assert learner.config == config.learner
+    weights = load_residual(config.out / "actor").weights
+    assert not weights.residual(np.ones(weights.input_dim - 8, np.float32), np.ones(8, np.float32)).any()
 
 
 def test_a_folder_with_something_in_it_is_refused_before_any_step(config):
@@ -135,7 +149,7 @@ def test_beside_a_demonstration_stands_what_the_base_would_have_done(demonstrati
     )
 
 
-@pytest.mark.parametrize("name", ["steps", "worlds", "processes", "evaluate_episodes", "control_every"])
+@pytest.mark.parametrize("name", ["worlds", "processes", "evaluate_episodes", "control_every"])
 def test_a_number_below_one_is_refused_by_name(config, name):
     with pytest.raises(ConfigError, match=f"{name} is 0, must be at least 1"):
         replace(config, **{name: 0})

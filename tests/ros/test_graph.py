@@ -30,9 +30,24 @@ def test_sim_graph_has_a_recorder_only_with_a_dataset() -> None:
     assert [node.name for node in make_graph("sim", GraphConfig(dataset="d"))] == [*without, "recorder_node"]
 
 
+@pytest.mark.parametrize("robot", ["", "fer"])
+def test_the_residual_graph_is_that_of_the_robot_with_two_more_whose_death_does_not_end_it(
+    robot: str, tmp_path: Path
+) -> None:
+    config = GraphConfig(robot=robot, cameras=False, residual=str(tmp_path), seed=4)
+    plain = make_graph("robot" if robot else "sim", config)
+    *nodes, corrector, learner = make_graph("residual", config)
+    assert [node.name for node in nodes] == [node.name for node in plain]
+    assert [node.overrides.get("residual") for node in nodes if node.name == "control_node"] == [True]
+    assert all(node.restarts is None for node in nodes)
+    assert [(node.name, node.restarts) for node in (corrector, learner)] == [("residual_node", 5), ("learner_node", 5)]
+    assert corrector.overrides["lockstep"] is not bool(robot)
+    assert learner.overrides == {"residual": str(tmp_path), "seed": 4}
+
+
 @pytest.mark.parametrize("name", GRAPHS)
-def test_every_node_of_every_graph_exists(name: str) -> None:
-    for node in make_graph(name, GraphConfig(dataset="d", operator="keyboard")):
+def test_every_node_of_every_graph_exists(name: str, tmp_path: Path) -> None:
+    for node in make_graph(name, GraphConfig(dataset="d", operator="keyboard", residual=str(tmp_path))):
         assert all(path.is_file() for path in node.params_files), node
         module = Path(sys.modules["armature_ros.graph"].__file__).with_name(f"{node.executable}.py")
         assert module.is_file(), node
@@ -54,6 +69,8 @@ def test_overrides_come_last_on_the_command_line() -> None:
         ("sim", GraphConfig(overrides=("control.a=1",)), "unknown node of the graph 'control'"),
         ("sim", GraphConfig(overrides=("a",)), "'a' is not of the form"),
         ("collect", GraphConfig(), "needs --dataset"),
+        ("residual", GraphConfig(), "needs --residual, the folder of a residual; got ''"),
+        ("residual", GraphConfig(residual="nowhere"), "got 'nowhere'"),
         ("sim", GraphConfig(policy="nowhere"), "policy 'nowhere' is no folder. Valid: expert, or"),
         ("robot", GraphConfig(robot="nobody"), "unknown robot 'nobody'"),
     ],

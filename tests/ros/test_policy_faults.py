@@ -21,7 +21,7 @@ from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import GraphConfig, make_graph
 from armature_ros.up import NodeDied, RunningGraph
 from policies.nets.observation import VisionConfig
-from policies.tensor_folder import digest
+from policies.signed_folder import digest
 from sim.tasks import SimConfig, robot_spec
 
 pytestmark = pytest.mark.ros

@@ -2,7 +2,17 @@
 
 from setuptools import find_packages, setup
 
-NODES = ("sim_node", "policy_node", "control_node", "recorder_node", "camera_node", "teleop_node", "mock_arm_node")
+NODES = (
+    "sim_node",
+    "policy_node",
+    "control_node",
+    "recorder_node",
+    "camera_node",
+    "teleop_node",
+    "mock_arm_node",
+    "residual_node",
+    "learner_node",
+)
 
 setup(
     name="armature_ros",

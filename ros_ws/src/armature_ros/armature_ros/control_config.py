@@ -37,6 +37,11 @@ class ControlNodeConfig:
     command_topic: str = "arm_controller/joint_trajectory"
     chunk_timeout_s: float = 10.0
     """Lockstep: how long a tick waits for its chunk before the arm holds."""
+    residual: bool = False
+    """Tell base actions on `control/base_action` and add what comes on `residual/correction`."""
+    residual_timeout_s: float = 1.0
+    """Lockstep: how long a tick waits for its correction before the base action passes alone; then no tick waits until
+    one has come."""
     autostart: bool = True
     """Configure and activate at the start, without waiting for somebody to ask."""
 

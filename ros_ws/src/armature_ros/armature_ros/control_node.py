@@ -2,7 +2,7 @@
 
 In real time a thread of its own ticks on absolute deadlines of the steady clock; the executor's thread only hands over
 what comes in. In lockstep every joint state is a tick: it is answered at once, or, when a new chunk is due, when the
-chunk for that very stamp has come.
+chunk for that very stamp has come; with a residual, when its correction of that very stamp is there as well.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from armature.errors import InvalidValue
 from armature.types import ActionChunk, GateState, Reason, Sample, Tick
 from armature_ros import last_resort
 from armature_ros.control_config import ControlNodeConfig
+from armature_ros.control_corrections import ControlCorrections
 from armature_ros.control_outputs import ControlOutputs
 from armature_ros.control_services import ControlServices
 from armature_ros.control_status import ControlStatus
@@ -36,6 +37,7 @@ from armature_ros.conversions import (
 from armature_ros.diagnostics import StreamMonitor
 from armature_ros.flight_recorder import FlightRecorder
 from armature_ros.heartbeat import Heartbeat
+from armature_ros.lockstep_ticks import CHUNK, CORRECTION, LockstepTicks
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, newest_stream_qos, reliable_qos
 from armature_ros.robot import load_limits, load_robot_spec
@@ -63,16 +65,17 @@ class ControlNode(LifecycleNode):
         guard = make_guard(self.config.tcp, self.config.robot, self.spec, self.config.profile)
         displaces = self.config.chunk_action == "tcp_delta"
         self._tcp_actions = make_tcp_actions(self.config.tcp, self.spec, limits, self.period_ns) if displaces else None
-        self.path = ControlPath(self.spec, limits, self.config.scheduler, NoResidual(), self.period_ns, guard)
+        pace = {"tick_ns": self.period_ns, "lockstep": self.config.lockstep}
+        self.corrections = ControlCorrections(self, self.spec, **pace) if self.config.residual else None
+        residual = NoResidual() if self.corrections is None else self.corrections.residual
+        self.path = ControlPath(self.spec, limits, self.config.scheduler, residual, self.period_ns, guard)
         self.loop: SteadyLoop | None = None
         self.episode: Episode | None = None
         self._live = LiveChecks(lambda: self.get_clock().now().nanoseconds, FUTURE_MAX_NS, 0, {})
         rate_hz = 0.0 if self.config.lockstep else self._rate_of_states()
         self.monitors = {"joint_states": StreamMonitor(rate_hz), "chunk": StreamMonitor()}
         self._flight = self._make_flight_recorder(limits)
-        self._waiting_ns: int | None = None
-        self._waits_until_ns = 0
-        self._policy_is_silent = False
+        self._ticks = self._make_ticks() if self.config.lockstep else None
         self._last_state = GateState.DISARMED
         self._is_active = False
         self._make_topics()
@@ -112,10 +115,8 @@ class ControlNode(LifecycleNode):
             executor.spin_once(timeout_sec=0.1)
             if self.loop is not None and self.loop.failure is not None:
                 raise self.loop.failure
-            if self._waiting_ns is not None and time.monotonic_ns() > self._waits_until_ns:
-                self._policy_is_silent = True
-                self.get_logger().warning(f"no chunk for {self.config.chunk_timeout_s} s: the arm holds")
-                self._tick_in_lockstep(self._waiting_ns)
+            if self._ticks is not None:
+                self._ticks.give_up_late()
         if self._is_active:
             self.trigger_deactivate()
 
@@ -128,12 +129,20 @@ class ControlNode(LifecycleNode):
             self._flight.close()
         super().destroy_node()
 
+    def counts(self) -> dict[str, int]:
+        """Return how often what happened in the path and, where there is one, with its residual."""
+        corrected = {} if self.corrections is None else self.corrections.residual.counts
+        return {**self.path.counts(), **{f"residual: {what}": count for what, count in corrected.items()}}
+
     def reset(self) -> int:
         """Forget chunks, states and faults, disarmed; return the stamp before which nothing is taken any more."""
         begin_ns = self.get_clock().now().nanoseconds if self.episode is None else self.episode.begin_ns
         self.path.reset(begin_ns)
-        self._policy_is_silent = False
-        self._waiting_ns, self._last_state = None, GateState.DISARMED
+        if self.corrections is not None:
+            self.corrections.reset()
+        if self._ticks is not None:
+            self._ticks.reset()
+        self._last_state = GateState.DISARMED
         self.outputs.begin()
         return begin_ns
 
@@ -141,7 +150,6 @@ class ControlNode(LifecycleNode):
         self._send(Tick(self.get_clock().now().nanoseconds, deadline_ns))
 
     def _tick_in_lockstep(self, stamp_ns: int) -> None:
-        self._waiting_ns = None
         # Simulated time is the only one that counts: however long a chunk takes, no period has passed.
         self._send(Tick(stamp_ns, stamp_ns))
 
@@ -153,6 +161,8 @@ class ControlNode(LifecycleNode):
         self.outputs.send(command)
         if not self.config.lockstep:
             self.outputs.tell_latency(command)
+        if self.corrections is not None:
+            self.corrections.after(command, is_driving=self.path.is_driving)
         if self._flight is not None:
             self._flight.on_command(command, tick.steady_ns)
         if command.state is not self._last_state:
@@ -181,8 +191,8 @@ class ControlNode(LifecycleNode):
             return
         if self._flight is not None:
             self._flight.on_state(sample)
-        if self.config.lockstep and self._is_active:
-            self._begin_tick(stamp_ns)
+        if self._ticks is not None and self._is_active:
+            self._ticks.begin(stamp_ns)
 
     def _require_time(self, stamp_ns: int) -> None:
         """Raise InvalidValue on a stamp that no clock has shown yet; in lockstep the stamps are the clock."""
@@ -190,12 +200,18 @@ class ControlNode(LifecycleNode):
         if refusal is not None:
             raise InvalidValue(f"stamp {stamp_ns} ns: {refusal.value}")
 
-    def _begin_tick(self, stamp_ns: int) -> None:
-        if self.path.is_driving and not self._policy_is_silent and self.path.needs_chunk(stamp_ns):
-            self._waiting_ns = stamp_ns
-            self._waits_until_ns = time.monotonic_ns() + round(self.config.chunk_timeout_s * 1e9)
-        else:
-            self._tick_in_lockstep(stamp_ns)
+    def _on_correction(self, message: JointTrajectory) -> None:
+        corrections = self.corrections
+        if corrections is None:
+            return
+        self.monitors["residual/correction"].on_sample(ns_from_time(message.header.stamp), time.monotonic_ns())
+        try:
+            corrections.take(message)
+        except InvalidValue as error:
+            self._refuse("residual/correction", error)
+            return
+        if self._ticks is not None:
+            self._ticks.on_correction()
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         received_ns = time.monotonic_ns()
@@ -211,11 +227,12 @@ class ControlNode(LifecycleNode):
         if self._flight is not None:
             self._flight.on_chunk(chunk, self._tick_ns(chunk, received_ns), was_taken=was_taken)
         if was_taken:
-            self._policy_is_silent = False
+            if self.corrections is not None:
+                self.corrections.policy_id = chunk.policy_id
             if (committed := self.path.committed(now_ns)) is not None:
                 self.outputs.tell_committed(committed)
-        if self._waiting_ns is not None and not self.path.needs_chunk(self._waiting_ns):
-            self._tick_in_lockstep(self._waiting_ns)
+            if self._ticks is not None:
+                self._ticks.on_chunk()
 
     def _read_chunk(self, message: JointTrajectory) -> ActionChunk:
         displaced = self._tcp_actions
@@ -247,6 +264,10 @@ class ControlNode(LifecycleNode):
         """Tell whether commands still go out: a loop that is stuck must not look alive."""
         return self.loop is None or time.monotonic_ns() - self.loop.last_ns < STUCK_TICKS * self.period_ns
 
+    def _make_ticks(self) -> LockstepTicks:
+        timeouts_s = {CHUNK: self.config.chunk_timeout_s, CORRECTION: self.config.residual_timeout_s}
+        return LockstepTicks(self.path, self.corrections, timeouts_s, self._tick_in_lockstep, self.get_logger().warning)
+
     def _make_flight_recorder(self, limits: SafetyLimits) -> FlightRecorder | None:
         if not self.config.flight_folder:
             return None
@@ -261,6 +282,11 @@ class ControlNode(LifecycleNode):
             JointState, config.joint_state_topic, self._on_joint_state, newest_stream_qos(lockstep=config.lockstep)
         )
         self.create_subscription(String, "episode", self._on_episode, latched_qos())
+        if self.corrections is not None:
+            self.monitors["residual/correction"] = StreamMonitor()
+            self.correction_subscription = self.create_subscription(
+                JointTrajectory, "residual/correction", self._on_correction, reliable_qos()
+            )
 
 
 def main(args: list[str] | None = None) -> int:

@@ -45,7 +45,7 @@ class ControlStatus:
             "faults": self._faults(),
             "state_age_s": None if self._node.config.lockstep else age_s,
             "overruns": self._overruns(),
-            "counts": path.counts(),
+            "counts": self._node.counts(),
         }
         self._publisher.publish(String(data=json.dumps(status)))
 
@@ -75,6 +75,8 @@ class ControlStatus:
     def _diagnose(self) -> dict[str, dict[str, str]]:
         node = self._node
         subscriptions = {"joint_states": node.joint_state_subscription, "chunk": node.chunk_subscription}
+        if node.corrections is not None:
+            subscriptions["residual/correction"] = node.correction_subscription
         streams = {
             name: {**monitor.report(), "error": find_mismatch(node, subscriptions[name])}
             for name, monitor in node.monitors.items()
@@ -83,6 +85,6 @@ class ControlStatus:
             "state": node.path.state.value,
             "error": "; ".join(self._faults()),
             "overruns": str(self._overruns()),
-            **{name: str(count) for name, count in node.path.counts().items()},
+            **{name: str(count) for name, count in node.counts().items()},
         }
         return {**streams, "gate": gate}

@@ -22,6 +22,7 @@ from armature_ros.mock_arm_node import MockArmNodeConfig
 from armature_ros.policy_loading import PolicyNodeConfig
 from armature_ros.qos import newest_stream_qos, reliable_qos, stream_qos
 from armature_ros.recorder_config import RecorderNodeConfig
+from armature_ros.residual_config import LearnerNodeConfig, ResidualNodeConfig
 from armature_ros.robot import load_robot_spec
 from armature_ros.sim_node import COMMAND_TOPIC, SimNodeConfig
 from armature_ros.streams import TopicArrays, topics_of
@@ -29,7 +30,7 @@ from armature_ros.teleop_node import TeleopNodeConfig
 
 T = TypeVar("T")
 
-GraphName = Literal["robot", "sim", "collect"]
+GraphName = Literal["robot", "sim", "collect", "residual"]
 CHUNK_TOPIC = "chunk"
 AGE_MAX_S = 0.15
 """How old a sample may be when it comes, where no policy says so: a person at the keyboard drives."""
@@ -41,6 +42,8 @@ CONFIGS: dict[str, type] = {
     "recorder_node": RecorderNodeConfig,
     "camera_node": CameraNodeConfig,
     "mock_arm_node": MockArmNodeConfig,
+    "residual_node": ResidualNodeConfig,
+    "learner_node": LearnerNodeConfig,
 }
 
 
@@ -58,7 +61,7 @@ class Deployment:
     @property
     def is_simulated(self) -> bool:
         """Tell whether a simulator takes the place of the arm."""
-        return self.graph != "robot"
+        return any(node.executable == "sim_node" for node in self.nodes)
 
     @property
     def is_lockstep(self) -> bool:

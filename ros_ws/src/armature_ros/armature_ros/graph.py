@@ -19,6 +19,9 @@ from armature_ros.robot import RobotConfig
 
 EXPERT = "expert"
 
+RESTARTS = 5
+"""Of those beside the arm, without which it goes on."""
+
 ParameterValue = bool | int | float | str | list[float] | list[str]
 
 # robosuite's small matrices run ten times slower on several BLAS threads.
@@ -36,6 +39,8 @@ class NodeSpec:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
     needs_terminal: bool = False
     """It reads the keyboard, so it stays in the terminal's process group."""
+    restarts: int | None = None
+    """None: the graph ends with it. Else it is started again so many times, and then the graph goes on without it."""
 
     def command(self) -> list[str]:
         """Return the command line that starts the node."""
@@ -85,6 +90,8 @@ class GraphConfig:
     """Real robot: name of its files in config/robots/ (default fer), or the path of its YAML."""
     mock_arm: bool = False
     """Real robot: a stand-in for its arm and driver, which is where it is told to be, to try a graph without one."""
+    residual: str = ""
+    """Folder of the residual that corrects the policy in the graph `residual`, and is learned there."""
     overrides: tuple[str, ...] = ()
     """More parameters, each `node.parameter=value`, for instance `control_node.chunk_timeout_s=5.0`."""
 
@@ -153,7 +160,31 @@ def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
     return (*nodes, recorder) if config.dataset else nodes
 
 
-GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {"sim": _sim, "collect": _collect, "robot": _robot}
+def _residual(config: GraphConfig) -> tuple[NodeSpec, ...]:
+    """Return the graph of the robot, whose actions are corrected, and who corrects and learns beside it."""
+    if not Path(config.residual).is_dir() or not config.residual:
+        raise ConfigError(f"graph 'residual' needs --residual, the folder of a residual; got '{config.residual}'")
+    is_real = bool(config.robot)
+    nodes = [_corrected(node) for node in (_robot if is_real else _sim)(config)]
+    robot = _robot_file(config.robot) if is_real else _sim_robot(config)
+    of_robot: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json"))} if is_real else {}
+    parameters = {**(of_robot or _robot_parameters(config)), "lockstep": config.lockstep and not is_real}
+    corrector = _node("residual_node", robot, {**parameters, "residual": config.residual})
+    learner = NodeSpec("learner_node", "learner_node", (config_folder() / "learner_node.yaml",),
+                       {"residual": config.residual, "seed": config.seed})  # fmt: skip
+    return (*nodes, *(replace(node, restarts=RESTARTS) for node in (corrector, learner)))
+
+
+def _corrected(node: NodeSpec) -> NodeSpec:
+    return replace(node, overrides={**node.overrides, "residual": True}) if node.name == "control_node" else node
+
+
+GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {
+    "sim": _sim,
+    "collect": _collect,
+    "robot": _robot,
+    "residual": _residual,
+}
 
 
 def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> NodeSpec:

@@ -40,8 +40,15 @@ def _action(node: NodeSpec) -> Node:
         exec_name=node.name,
         additional_env={**graph_environment(), **node.environment},
         output="screen",
-        on_exit=_on_exit,
+        **_at_its_end(node),
     )
+
+
+def _at_its_end(node: NodeSpec) -> dict[str, Any]:
+    """Return what a launch does when a node ends: start it again where the graph can do without it meanwhile."""
+    if node.restarts is None:
+        return {"on_exit": _on_exit}
+    return {"respawn": True, "respawn_max_retries": node.restarts}
 
 
 def _on_exit(event: ProcessExited, context: LaunchContext) -> None:

@@ -18,7 +18,7 @@ import tyro
 from armature.errors import ArmatureError, ConfigError
 from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_graph
 from armature_ros.shared_memory import remove_leftovers
-from armature_ros.spin import EXIT_FAULT, PARENT_VARIABLE
+from armature_ros.spin import EXIT_BAD_INPUT, EXIT_FAULT, PARENT_VARIABLE
 
 # The recorder commits what came within 3 s.
 STOP_TIMEOUT_S = 4.0
@@ -55,11 +55,16 @@ class RunningGraph:
         """Start every node with `environment` on top of the present one; `log(node, line)` gets what they print."""
         self._log = log or print_log
         remove_leftovers()
+        self._environment = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
+        # Of those without which the graph goes on.
+        self._dispensable = {node.name: node for node in nodes if node.restarts is not None}
+        self._restarts = {node.name: node.restarts or 0 for node in self._dispensable.values()}
+        self._given_up: set[str] = set()
         try:
             for node in nodes:
-                self._start(node, {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())})
+                self._start(node)
         except BaseException:
             self.stop()
             raise
@@ -77,11 +82,25 @@ class RunningGraph:
         return {name: process.pid for name, process in self._processes.items()}
 
     def check(self) -> None:
-        """Raise NodeDied naming the first node that has ended."""
-        for name, process in self._processes.items():
+        """Raise NodeDied naming the first node that has ended, unless it may be started again or be done without."""
+        for name, process in list(self._processes.items()):
             returncode = process.poll()
-            if returncode is not None:
+            if returncode is None or name in self._given_up:
+                continue
+            # Bad input is bad the next time, too.
+            if name not in self._dispensable or returncode == EXIT_BAD_INPUT:
                 raise NodeDied(name, returncode)
+            self._replace(name, NodeDied(name, returncode))
+
+    def _replace(self, name: str, died: NodeDied) -> None:
+        """Start a node again, or go on without it."""
+        if self._restarts[name] == 0 or died.returncode == EXIT_FAULT:
+            self._given_up.add(name)
+            self._log(name, f"{died}; the graph goes on without it")
+            return
+        self._restarts[name] -= 1
+        self._log(name, f"{died}; it is started again, {self._restarts[name]} more times at most")
+        self._start(self._dispensable[name])
 
     def faulty(self) -> list[str]:
         """Name the nodes that ended as asked, but tell of a fault."""
@@ -101,10 +120,10 @@ class RunningGraph:
         for reader in self._readers:
             reader.join(timeout=0.5)
 
-    def _start(self, node: NodeSpec, environment: dict[str, str]) -> None:
+    def _start(self, node: NodeSpec) -> None:
         process = subprocess.Popen(
             node.command(),
-            env={**environment, **node.environment},
+            env={**self._environment, **node.environment},
             stdin=None if node.needs_terminal else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -138,7 +157,7 @@ def _signal(process: subprocess.Popen[str], number: int) -> None:
 class UpConfig:
     """Start a graph of ROS 2 nodes and keep it running until Ctrl-C."""
 
-    graph: Annotated[Literal["sim", "collect", "robot"], tyro.conf.Positional]
+    graph: Annotated[Literal["sim", "collect", "robot", "residual"], tyro.conf.Positional]
     config: Annotated[GraphConfig, tyro.conf.arg(name="")] = field(default_factory=GraphConfig)
     domain_id: int | None = None
     """ROS_DOMAIN_ID of the graph; unset: the environment's."""
@@ -165,7 +184,7 @@ def main(argv: list[str]) -> int:
         pass
     faulty = [] if graph is None else graph.faulty()
     if faulty:
-        print(f"armature up: {', '.join(faulty)} had a fault of the disk", file=sys.stderr)
+        print(f"armature up: {', '.join(faulty)} had a fault, of the disk or of what it learned", file=sys.stderr)
     return code or (EXIT_FAULT if faulty else 0)
 
 

@@ -1,0 +1,168 @@
+"""A learner that can be killed at any time: replay and networks are on disk, and how much of which log is in them.
+
+Each record of a robot's log becomes one row of the replay. A record counts as taken once its row is safe; what was
+taken, the rows and the guard's tally are put on disk together, so that none is there without the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.optim import Optimizer
+
+from armature.config import from_plain
+from armature.errors import CheckpointError
+from policies.actor_weights import ActorWeights
+from policies.replay import Layout, NStep, Replay, Step
+from policies.residual_folder import ResidualFolder, load_residual
+from policies.residual_learner import LearnerConfig, ResidualLearner
+from policies.residual_td3 import ResidualTd3
+from policies.step_log import CONTROL, CUT, ENDED, TERMINATED, LogHead, Records
+from policies.tensor_folder import TensorFolder
+
+REPLAY, NETWORKS, DEMONSTRATIONS = "replay", "networks", "demonstrations"
+_FOLDER = TensorFolder("networks.safetensors", "networks.json", "armature-residual-learner", 1, ("updates",))
+
+
+class DurableLearner:
+    """Learns the residual of a folder, in which it keeps its own state beside; used by one process and thread."""
+
+    def __init__(self, residual: ResidualFolder, folder: Path, seed: int) -> None:
+        """Open the state in `folder`, where there is some; raise ConfigError or CheckpointError where it is another's.
+
+        Transitions in `folder`/demonstrations, a replay as well, make up their share of every batch.
+        """
+        seen = sum(residual.spec.observation[name].size for name in residual.spec.observation.names)
+        dim = residual.spec.action.dim
+        settings, config = residual.settings, from_plain(LearnerConfig, residual.learner)
+        td3 = replace(config.td3, scale=settings.scale, steps=settings.steps, discount=settings.discount)
+        self._layout = Layout(seen + dim, dim)
+        self._steps, self._discount = settings.steps, settings.discount
+        self._task = residual.task
+        self._folder = folder
+        self._replay = Replay(self._layout, config.capacity, folder / REPLAY, self._task)
+        self._td3 = ResidualTd3(td3, seen + dim, dim, seed, bound=np.array(residual.residual_max))
+        self.learner = ResidualLearner(
+            replace(config, td3=td3), self._td3, residual.base_id, self._replay, self._demonstrations()
+        )
+        self.head = LogHead(residual.task, residual.spec.fingerprint, residual.base_id, seen + dim, dim)
+        """What the logs that it learns from have to be of."""
+        self._taken: dict[str, int] = {}
+        self._nsteps: dict[str, NStep] = {}
+        self._restore(seed)
+
+    @classmethod
+    def open(cls, folder: Path, seed: int = 0) -> DurableLearner:
+        """Learn the residual of `folder`, with what was learned before in its subfolder `learner`."""
+        return cls(load_residual(folder), folder / "learner", seed)
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows were ever put into the replay."""
+        return self._replay.total
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether there is something to learn."""
+        return self.learner.is_due
+
+    def update(self) -> dict[str, float]:
+        """Take one step of learning and return figures; raise InvalidValue where one is not finite."""
+        return self.learner.update()
+
+    def weights(self) -> ActorWeights:
+        """Return the actor for the robot."""
+        return self.learner.weights()
+
+    def taken(self, log_id: str) -> int:
+        """Return how many records of a log have become rows: it is gone on from there."""
+        return self._taken.get(log_id, 0)
+
+    def take(self, log_id: str, records: Sequence[Records]) -> None:
+        """Learn from the next records of a log, of which it is known whether their episodes ended."""
+        nstep = self._nsteps.setdefault(log_id, NStep(self._layout, self._steps, self._discount))
+        for record in records:
+            flags = int(record["flags"])
+            step = Step(record["observation"], record["base"], record["action"], float(record["reward"]))
+            rows = nstep.add(
+                step,
+                record["next_observation"],
+                record["next_base"],
+                terminated=bool(flags & TERMINATED),
+                cut=bool(flags & CUT),
+            )
+            self.learner.take(rows)
+            self._taken[log_id] = self.taken(log_id) + len(rows)
+            self._tell_guard(record, flags)
+
+    def flush(self) -> None:
+        """Make safe what was taken."""
+        self._replay.flush({"taken": self._taken, "guard": self.learner.guard.state()})
+
+    def save(self) -> None:
+        """Make safe what was taken and what was learned of it."""
+        self.flush()
+        _FOLDER.write(self._folder / NETWORKS, self._tensors(), {"updates": self.learner.updates})
+
+    def _tell_guard(self, record: Records, flags: int) -> None:
+        """Count an episode that came to its end; one that was broken off says nothing."""
+        if not flags & ENDED:
+            return
+        success, guard = bool(flags & TERMINATED), self.learner.guard
+        if flags & CONTROL:
+            guard.record_base(success=success)
+        elif record["share"] > 0:
+            # It travels as float32.
+            share = guard.share if np.float32(guard.share) == record["share"] else float(record["share"])
+            guard.record(share, success=success)
+
+    def _demonstrations(self) -> Replay | None:
+        folder = self._folder.parent / DEMONSTRATIONS
+        state = folder / "state.json"
+        if not state.exists():
+            return None
+        return Replay(self._layout, json.loads(state.read_text())["capacity"], folder, self._task)
+
+    def _restore(self, seed: int) -> None:
+        state = self._folder / REPLAY / "state.json"
+        note = json.loads(state.read_text())["note"] if state.exists() else {}
+        self._taken = dict(note.get("taken", {}))
+        updates = 0
+        if (self._folder / NETWORKS).exists():
+            document, tensors = _FOLDER.read(self._folder / NETWORKS)
+            updates = int(document["updates"])
+            self._load(tensors)
+        guard = note.get("guard") or self.learner.guard.state()
+        self.learner.restore({"updates": updates, "guard": guard})
+        self._td3.generator.manual_seed(seed + updates)
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return {"critics": self._td3.critic_optimizer, "actor": self._td3.actor_optimizer}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"td3.{name}": tensor for name, tensor in self._td3.state_dict().items()}
+        for name, optimizer in self._optimizers().items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{index}.{key}": tensor for key, tensor in moments.items()}
+        return tensors
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        networks = {name.removeprefix("td3."): t for name, t in tensors.items() if name.startswith("td3.")}
+        try:
+            self._td3.load_state_dict(networks)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self._folder / NETWORKS}: does not fit this residual: {error}") from error
+        for name, optimizer in self._optimizers().items():
+            state: dict[int, dict[str, Any]] = {}
+            for key, tensor in tensors.items():
+                owner, _, rest = key.partition(".")
+                if owner == name:
+                    index, _, field = rest.partition(".")
+                    state.setdefault(int(index), {})[field] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

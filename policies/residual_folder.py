@@ -1,0 +1,187 @@
+"""A residual as it goes to a robot: whose actions it corrects, what it sees, what the gate lets pass, and its weights.
+
+A folder of `residual.json` and `actor.bin`, written whole, verified before use. Read without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from armature.config import from_plain, to_plain
+from armature.control.limits import SafetyLimits
+from armature.errors import CheckpointError, ConfigError, beside, unknown
+from armature.normalizer import Normalizer
+from armature.spec import RobotSpec, require_compatible
+from policies.actor_weights import ActorWeights
+from policies.residual_view import ResidualView
+from policies.signed_folder import SHA256, digest, read_file, replace_folder
+
+DOCUMENT, WEIGHTS = "residual.json", "actor.bin"
+_HEAD = {"format": "armature residual", "format_version": 1}
+_KEYS = ("task", "spec", "base_id", "normalizer", "settings", "unit", "residual_max", "learner")
+
+
+@dataclass(frozen=True)
+class ResidualSettings:
+    """What actor, log and learner have to agree on."""
+
+    scale: float
+    """The largest residual of an element, as a share of what the safety gate lets pass."""
+    steps: int
+    """Steps whose rewards are summed before the critic's estimate."""
+    discount: float
+    noise_memory_steps: float = 0.0
+    """How long the noise of the exploration stays on one side."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        if not 0 < self.scale <= 1:
+            raise ConfigError(f"settings.scale is {self.scale}, must be in (0, 1]")
+        if not (self.steps >= 1 and 0 < self.discount <= 1):
+            raise ConfigError(f"settings.steps {self.steps} and discount {self.discount}: must be >= 1 and in (0, 1]")
+        if not self.noise_memory_steps >= 0:
+            raise ConfigError(f"settings.noise_memory_steps is {self.noise_memory_steps}, must not be negative")
+
+
+@dataclass(frozen=True)
+class ResidualFolder:
+    """The content of a folder."""
+
+    task: str
+    spec: RobotSpec
+    """The robot, with the vectors that the residual sees."""
+    base_id: str
+    """The policy whose actions it corrects."""
+    normalizer: Normalizer
+    settings: ResidualSettings
+    unit: tuple[float, ...]
+    """Of each element of a normalised action (D,), by the limits that it was made for."""
+    residual_max: tuple[float, ...]
+    """The largest residual that the gate passes, normalised, (D,)."""
+    weights: ActorWeights
+    learner: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the learner wants to know again; nobody else reads it."""
+
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        view: ResidualView,
+        normalizer: Normalizer,
+        settings: ResidualSettings,
+        weights: ActorWeights,
+        learner: Mapping[str, Any] | None = None,
+    ) -> ResidualFolder:
+        """Put together what is to be saved of a `view` and its weights."""
+        unit, residual_max = (tuple(values.tolist()) for values in (view.frame.unit, view.frame.residual_max))
+        return cls(task, view.spec.select(view.names), weights.base_id, normalizer, settings, unit, residual_max,
+                   weights, learner or {})  # fmt: skip
+
+    def view(self, offered: RobotSpec, limits: SafetyLimits) -> ResidualView:
+        """Return how the residual sees a robot.
+
+        Raises SpecMismatch naming the fields in which it is another robot, ConfigError where its gate has other limits.
+        """
+        require_compatible(self.spec, offered, "the residual")
+        view = ResidualView(self.spec, limits, self.normalizer)
+        for name, expected in (("unit", self.unit), ("residual_max", self.residual_max)):
+            found = getattr(view.frame, name)
+            if not np.allclose(found, expected, rtol=1e-9, atol=0.0):
+                made_for, has = f"a gate with {name} {list(expected)}", f"this robot's has {found.tolist()}"
+                raise ConfigError(f"the residual was made for {made_for}, {has}: its limits or their profile differ")
+        self.require_weights(self.weights)
+        return view
+
+    def require_weights(self, weights: ActorWeights) -> None:
+        """Raise CheckpointError where weights are of another base policy or of another size."""
+        who = f"weights of version {weights.version}"
+        if weights.base_id != self.base_id:
+            raise CheckpointError(f"{who}: correct policy '{weights.base_id}', expected '{self.base_id}'")
+        dim = self.spec.action.dim
+        expected = sum(self.spec.observation[name].size for name in self.spec.observation.names) + 2 * dim, dim
+        found = _sizes(weights, who)
+        if found != expected:
+            raise CheckpointError(f"{who}: take {found[0]} numbers and give {found[1]}, expected {expected}")
+
+    def reach(self, view: ResidualView) -> NDArray[np.float64]:
+        """Return the largest correction (D,) in physical units."""
+        return self.settings.scale * view.frame.residual_max * view.frame.unit
+
+
+def _sizes(weights: ActorWeights, who: str) -> tuple[int, int]:
+    try:
+        return weights.input_dim, weights.action_dim
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{who}: are those of no actor: {error!r} in {sorted(weights.arrays)}") from error
+
+
+def save_residual(path: Path, residual: ResidualFolder) -> None:
+    """Write a residual at `path`; raise ConfigError where there is something else."""
+    if path.exists() and not (path / DOCUMENT).is_file():
+        raise ConfigError(f"{path}: exists and is no residual")
+    content = residual.weights.to_bytes()
+    read = {field.name: getattr(residual, field.name) for field in fields(_Plain)}
+    document = {**_HEAD, **to_plain(_Plain(**read)), "learner": dict(residual.learner)}
+    sums = {WEIGHTS: hashlib.sha256(content).hexdigest(), DOCUMENT: digest(document)}
+    text = json.dumps({**document, SHA256: sums}, indent=1, allow_nan=False) + "\n"
+    replace_folder(path, {DOCUMENT: text.encode(), WEIGHTS: content})
+
+
+def load_residual(path: Path) -> ResidualFolder:
+    """Read a residual; raise CheckpointError naming what is absent, damaged or not known."""
+    document = _read_document(path)
+    content = read_file(path / WEIGHTS)
+    if hashlib.sha256(content).hexdigest() != document[SHA256][WEIGHTS]:
+        raise CheckpointError(f"{path / WEIGHTS}: damaged ({len(content)} bytes): its sha256 differs")
+    try:
+        read = from_plain(_Plain, {name: document[name] for name in _KEYS if name != "learner"})
+    except ConfigError as error:
+        raise CheckpointError(f"{path / DOCUMENT}: {error}") from error
+    weights, learner = ActorWeights.from_bytes(content), document["learner"]
+    if weights.base_id != read.base_id:
+        raise CheckpointError(f"{path}: weights correct policy '{weights.base_id}', the document '{read.base_id}'")
+    return ResidualFolder(**vars(read), weights=weights, learner=learner)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What of the document is read by type."""
+
+    task: str
+    spec: RobotSpec
+    base_id: str
+    normalizer: Normalizer
+    settings: ResidualSettings
+    unit: tuple[float, ...]
+    residual_max: tuple[float, ...]
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    file = path / DOCUMENT
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: there is no such folder. {beside(path, DOCUMENT)}")
+    try:
+        document = json.loads(read_file(file))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: is not JSON: {error}") from error
+    expected = {*_HEAD, *_KEYS, SHA256}
+    if not isinstance(document, dict) or {key: document.get(key) for key in _HEAD} != _HEAD:
+        raise CheckpointError(f"{file}: is no residual of the format '{_HEAD['format']}' {_HEAD['format_version']}")
+    for key in document:
+        if key not in expected:
+            raise CheckpointError(f"{file}: {unknown('key', key, expected)}")
+    if missing := sorted(expected - set(document)):
+        raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
+    if not isinstance(document[SHA256], dict) or set(document[SHA256]) != {WEIGHTS, DOCUMENT}:
+        raise CheckpointError(f"{file}: '{SHA256}' must name {WEIGHTS} and {DOCUMENT}")
+    if digest(document) != document[SHA256][DOCUMENT]:
+        raise CheckpointError(f"{file}: was changed after it was saved (its sha256 differs)")
+    return document

@@ -1,0 +1,135 @@
+"""`armature train-dsrl`: a diffusion or flow policy gets better in simulation by learning its first noise."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import tyro
+
+from armature.config import to_plain
+from armature.control.chunk_scheduler import SchedulerConfig
+from armature.errors import ConfigError
+from armature.spec import require_compatible
+from policies.checkpoint import load_policy
+from policies.chunk_replay import ChunkLayout
+from policies.dsrl import Dsrl
+from policies.dsrl_learner import DsrlLearner, DsrlLearnerConfig
+from policies.noise_decoder import NoiseDecoder
+from policies.replay import Replay
+from policies.train_dsrl_data import demonstration_chunks
+from policies.train_dsrl_robots import ChunkTransition, SteeredRobots
+from policies.train_online import Episodes, Evaluation, OnlineTraining, tell_end
+from policies.train_residual_data import open_demonstrations
+from policies.train_residual_log import ResidualLog
+from policies.train_residual_robots import Style
+from sim.corrected_world import PolicyNeeds
+from sim.defaults import default_scheduler
+from sim.evaluate import world_for
+from sim.tasks import robot_spec
+from sim.world_processes import WorldProcesses
+
+
+@dataclass(frozen=True)
+class DsrlTrainConfig:
+    """What is trained on what."""
+
+    base: Path
+    """Checkpoint of the policy that is to get better, diffusion or H-RDT; it stays as it is."""
+    task: str
+    """Task of the simulated robot."""
+    out: Path
+    """Folder of what is learned: `actor.bin` (the newest), `best.bin`, curve.json and tensorboard."""
+    dataset: Path | None = None
+    """Successful demonstrations of the task, to learn the values of actions from."""
+    steps: int = 60_000
+    """Environment steps after the warm-up."""
+    seed: int = 0
+    worlds: int = 4
+    """Robots at once."""
+    processes: int = 1
+    """Processes that simulate them."""
+    evaluate_every_steps: int = 5000
+    evaluate_episodes: int = 50
+    control_every: int = 10
+    """Every so manyth episode is run by the policy by itself, for the guard to compare with."""
+    horizon_steps: int | None = None
+    """Steps after which an attempt is cut off; the task's own number if unset."""
+    learner: DsrlLearnerConfig = field(default_factory=DsrlLearnerConfig)
+    scheduler: SchedulerConfig = field(default_factory=default_scheduler)
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        for name in ("steps", "worlds", "processes", "evaluate_every_steps", "evaluate_episodes", "control_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.scheduler.mode != "receding_horizon":
+            raise ConfigError(
+                f"scheduler.mode is {self.scheduler.mode}: what a noise did can only be told where chunks are executed "
+                "as they are. Valid: receding_horizon"
+            )
+
+
+def train_dsrl(config: DsrlTrainConfig) -> list[Evaluation]:
+    """Learn; return the curve, whose first point is the policy alone. Bad input is refused before the first step."""
+    torch.set_num_threads(config.threads)
+    base = load_policy(config.base)
+    base.reset(0)
+    settings = config.learner.dsrl
+    decoder = NoiseDecoder(base, config.scheduler.execute_steps, repeat=settings.repeat_noise)
+    world = world_for(base.spec, config.task, config.horizon_steps)
+    robot = robot_spec(world)
+    require_compatible(base.spec, robot, base.policy_id)
+    episodes = None if config.dataset is None else open_demonstrations(config.dataset, robot)
+    layout = ChunkLayout(decoder.observation_dim, decoder.action_dim, decoder.noise_dim, settings.draws)
+    dsrl = Dsrl(settings, layout, decoder, config.seed)
+    shown = None if episodes is None else demonstration_chunks(episodes, decoder, dsrl, layout)
+    learner = DsrlLearner(config.learner, dsrl, base.policy_id, Replay(layout, config.learner.capacity), shown)
+    needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
+    worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler)
+    with worlds, ResidualLog(config.out, config.steps, to_plain(config)) as log:
+        return _train(config, decoder, learner, worlds, log, layout)
+
+
+def _train(
+    config: DsrlTrainConfig,
+    decoder: NoiseDecoder,
+    learner: DsrlLearner,
+    worlds: WorldProcesses,
+    log: ResidualLog,
+    layout: ChunkLayout,
+) -> list[Evaluation]:
+    def robots(numbers: range, episodes: Episodes, kept: ChunkLayout | None = None) -> SteeredRobots:
+        return SteeredRobots(worlds, numbers, decoder, learner.dsrl, episodes, kept)
+
+    def take(transition: ChunkTransition) -> None:
+        learner.take(transition.row, transition.steps)
+
+    def learning_robots(numbers: range, episodes: Episodes) -> SteeredRobots:
+        return robots(numbers, episodes, layout)
+
+    training = OnlineTraining(config, config.learner.warmup_steps, learner, log, learning_robots, robots, take)
+    return training.finish(_styles(config, learner))
+
+
+def _styles(config: DsrlTrainConfig, learner: DsrlLearner) -> Iterator[Style]:
+    """Return how the episodes to learn from are run, each decided when it begins: by the policy alone at first."""
+    for k in itertools.count():
+        is_control = not learner.is_warm or k % config.control_every == 0
+        yield Style(0.0) if is_control else Style(learner.share, noise_std=1.0)
+
+
+def main(argv: list[str]) -> int:
+    """Run `armature train-dsrl`; print how often the task is done at the beginning and at the end."""
+    config = tyro.cli(DsrlTrainConfig, prog="armature train-dsrl", description=__doc__, args=argv)
+    begin_s = time.monotonic()
+    curve = train_dsrl(config)
+    tell_end(config.out, shlex.join(["armature", "train-dsrl", *argv]), time.monotonic() - begin_s, curve)
+    return 0

@@ -1,0 +1,181 @@
+"""Learning from a robot that acts meanwhile, whatever is learned: episodes, updates and evaluations by turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from policies.residual_guard import Guard
+from policies.train_log import interruption
+from policies.train_residual_log import ResidualLog
+from policies.train_residual_robots import Style
+from sim.intervals import wilson_interval
+
+FIRST_SEED, FIRST_TEST_SEED = 500_000, 1000
+"""Of the episodes to learn from, and of those to judge by, which are never learned from."""
+SEEDS_APART = 1_000_000
+"""Between the first seeds of two trainings."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How often the task was done, of the same starts every time."""
+
+    step: int
+    """Environment steps after the warm-up."""
+    share: float
+    successes: int
+    episodes: int
+    low: float
+    high: float
+    """95 % Wilson interval."""
+    mean_steps: float
+    """Of an episode."""
+
+
+class Learner(Protocol):
+    """What learns."""
+
+    guard: Guard
+    steps: int
+    """Of the robot, so far."""
+
+    @property
+    def is_warm(self) -> bool:
+        """Tell whether what is learned may act."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """Return the share in which it acts."""
+        ...
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether there is something to learn."""
+        ...
+
+    def update(self) -> dict[str, float]:
+        """Learn; return figures."""
+        ...
+
+    def weights(self) -> Any:
+        """Return what is learned."""
+        ...
+
+
+class Robots(Protocol):
+    """What acts: its transitions tell `seed`, `style`, `terminated`, `is_last` and `index`."""
+
+    is_running: bool
+
+    def send(self) -> None:
+        """Let the worlds begin their steps."""
+        ...
+
+    def receive(self) -> list[Any]:
+        """Return the transitions that they led to."""
+        ...
+
+
+class Pace(Protocol):
+    """How long is learned, and how often judged; the fields of a training's config."""
+
+    out: Path
+    steps: int
+    seed: int
+    worlds: int
+    evaluate_every_steps: int
+    evaluate_episodes: int
+
+
+Episodes = Iterator[tuple[int, Style]]
+
+
+class OnlineTraining:
+    """One training from its warm-up to its last evaluation."""
+
+    def __init__(
+        self,
+        pace: Pace,
+        warmup_steps: int,
+        learner: Learner,
+        log: ResidualLog,
+        learning_robots: Callable[[range, Episodes], Robots],
+        judged_robots: Callable[[range, Episodes], Robots],
+        take: Callable[[Any], None],
+    ) -> None:
+        """`take` hands a transition to the learner; robots are made of the numbers of their worlds and episodes."""
+        self._pace, self._warmup_steps, self._learner, self._log = pace, warmup_steps, learner, log
+        self._learning_robots, self._judged_robots, self._take = learning_robots, judged_robots, take
+        self.curve: list[Evaluation] = []
+
+    @property
+    def step(self) -> int:
+        """Return the environment steps after the warm-up."""
+        return max(0, self._learner.steps - self._warmup_steps)
+
+    def finish(self, styles: Iterator[Style]) -> list[Evaluation]:
+        """Train to the end, or until Ctrl-C; return the curve. `styles` are those of the episodes to learn from."""
+        pace = self._pace
+        self._evaluate(0.0)
+        first = FIRST_SEED + pace.seed * SEEDS_APART
+        robots = self._learning_robots(range(pace.worlds), ((first + k, style) for k, style in enumerate(styles)))
+        with interruption() as interrupted:
+            while self.step < pace.steps and not interrupted.is_set():
+                robots.send()
+                figures = self._learn()
+                for transition in robots.receive():
+                    self._take(transition)
+                    if transition.is_last:
+                        self._tell_end(transition)
+                self._log.step(self.step, figures, self._learner)
+                if self.step // pace.evaluate_every_steps >= len(self.curve):
+                    self._evaluate(self._learner.share)
+        return self.curve
+
+    def _learn(self) -> dict[str, float]:
+        """Learn what is due while the worlds step."""
+        figures: dict[str, float] = {}
+        while self._learner.is_due:
+            figures = self._learner.update()
+        return figures
+
+    def _tell_end(self, transition: Any) -> None:
+        style, success = transition.style, transition.terminated
+        if style.share > 0:
+            self._learner.guard.record(style.share, success=success)
+        elif style.noise_std == 0:
+            self._learner.guard.record_base(success=success)
+        self._log.episode(self.step, style, success=success, steps=transition.index + 1)
+
+    def _evaluate(self, share: float) -> None:
+        """Run the same starts without noise, and keep what did best."""
+        pace = self._pace
+        seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + pace.evaluate_episodes)
+        robots = self._judged_robots(
+            range(pace.worlds, 2 * pace.worlds), iter([(seed, Style(share)) for seed in seeds])
+        )
+        ended: list[Any] = []
+        while robots.is_running:
+            robots.send()
+            ended += [transition for transition in robots.receive() if transition.is_last]
+        k, n = sum(transition.terminated for transition in ended), len(ended)
+        mean_steps = sum(transition.index + 1 for transition in ended) / n
+        evaluation = Evaluation(self.step, share, k, n, *wilson_interval(k, n), mean_steps)
+        self.curve.append(evaluation)
+        self._log.evaluation(evaluation, self._learner)
+
+
+def tell_end(out: Path, command: str, wall_s: float, curve: list[Evaluation]) -> None:
+    """Write the curve with the command that it came from, and say where it began and ended."""
+    document = {"command": command, "wall_s": wall_s, "curve": [asdict(each) for each in curve]}
+    (out / "curve.json").write_text(json.dumps(document, indent=1) + "\n")
+    first, last = curve[0], curve[-1]
+    said = f"base {first.successes} of {first.episodes}, now {last.successes} of {last.episodes}: {out}"
+    Console(stderr=True).print(said, highlight=False, soft_wrap=True)

@@ -1,0 +1,122 @@
+"""A learner that is killed: every record is one row of its replay, and it goes on from what was safe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from residual_arm import residual
+
+from armature.errors import CheckpointError, ConfigError
+from policies.durable_learner import DurableLearner
+from policies.residual_folder import load_residual, save_residual
+from policies.step_log import CONTROL, CUT, ENDED, FIRST, TERMINATED
+
+CONFIG = {"td3": {"hidden": [8, 8], "critics": 2}, "warmup_steps": 8, "critic_warmup_updates": 4, "batch_size": 8,
+          "capacity": 100}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_residual(tmp_path / "residual", replace(residual(), learner=CONFIG))
+    return tmp_path / "residual"
+
+
+def records(learner: DurableLearner, *flags: int, share: float = 1.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    found = np.zeros(len(flags), learner.head.record)
+    for name in ("observation", "base", "action", "next_observation", "next_base"):
+        found[name] = rng.normal(size=found[name].shape)
+    found["flags"], found["share"], found["stamp_ns"] = flags, share, np.arange(len(flags))
+    found["reward"] = [float(bool(flag & TERMINATED)) for flag in flags]
+    return found
+
+
+EPISODE = (FIRST, 0, 0, 0, TERMINATED | ENDED)
+
+
+def test_each_record_becomes_one_row_and_counts_when_it_is_one(folder):
+    learner = DurableLearner.open(folder)
+    for number, record in enumerate(records(learner, *EPISODE)):
+        learner.take("log", [record])
+        # Of three steps each: the rows of the first and second wait for those behind them.
+        assert learner.rows == learner.taken("log") == (0, 0, 1, 2, 5)[number]
+
+
+def test_after_a_crash_it_goes_on_at_the_first_record_without_a_row(folder):
+    learner = DurableLearner.open(folder)
+    told = records(learner, *EPISODE, *EPISODE)
+    learner.take("log", told[:7])
+    assert learner.taken("log") == 5
+    learner.flush()
+    learner.take("log", told[7:9])
+    assert learner.taken("log") == 7  # and this was never made safe
+    again = DurableLearner.open(folder)
+    assert (again.taken("log"), again.rows) == (5, 5)
+    again.take("log", told[5:])
+    assert (again.taken("log"), again.rows) == (10, 10)
+    whole = DurableLearner(residual_of(folder), folder / "other", 0)
+    whole.take("log", told)
+    assert np.array_equal(again._replay._rows[:10], whole._replay._rows[:10])
+
+
+def residual_of(folder):
+    return load_residual(folder)
+
+
+def test_logs_are_counted_each_by_itself(folder):
+    learner = DurableLearner.open(folder)
+    learner.take("one", records(learner, *EPISODE))
+    learner.take("other", records(learner, FIRST, CUT))
+    assert (learner.taken("one"), learner.taken("other"), learner.taken("third"), learner.rows) == (5, 2, 0, 7)
+
+
+def test_networks_optimisers_and_versions_go_on_where_they_were_saved(folder):
+    learner = DurableLearner.open(folder, seed=1)
+    learner.take("log", records(learner, *EPISODE, *EPISODE, seed=3))
+    while learner.is_due:
+        learner.update()
+    learner.save()
+    saved = learner.weights()
+    assert saved.version == learner.learner.updates > 4
+    again = DurableLearner.open(folder, seed=1)
+    found = again.weights()
+    assert (found.version, found.base_id) == (saved.version, "bc")
+    assert all(np.array_equal(found.arrays[name], array) for name, array in saved.arrays.items())
+    moments = [learner._td3.critic_optimizer.state_dict()["state"], again._td3.critic_optimizer.state_dict()["state"]]
+    assert moments[0].keys() == moments[1].keys() != set()
+    assert all(bool((moments[0][k]["exp_avg"] == moments[1][k]["exp_avg"]).all()) for k in moments[0])
+
+
+def test_the_guard_counts_episodes_that_came_to_their_end_and_no_others(folder):
+    learner = DurableLearner.open(folder)
+    learner.take("log", records(learner, FIRST | CONTROL, TERMINATED | ENDED | CONTROL, share=0.0))
+    learner.take("log", records(learner, FIRST | CONTROL, CUT | ENDED | CONTROL, share=0.0))
+    learner.take("log", records(learner, FIRST | CONTROL, CUT | CONTROL, share=0.0))
+    guard = learner.learner.guard
+    learner.take("log", records(learner, FIRST, TERMINATED | ENDED, share=np.float32(guard.share)))
+    learner.take("log", records(learner, FIRST, CUT, share=np.float32(guard.share)))
+    assert guard.base == [1, 2]
+    assert list(guard._recent) == [True]
+    learner.flush()
+    assert DurableLearner.open(folder).learner.guard.state() == guard.state()
+
+
+def test_a_replay_of_another_task_is_refused_naming_both(folder):
+    DurableLearner.open(folder).flush()
+    with pytest.raises(ConfigError, match="task is 'reach', expected 'lift'"):
+        DurableLearner(replace(residual_of(folder), task="lift"), folder / "learner", 0)
+
+
+def test_networks_of_another_size_are_refused(folder):
+    learner = DurableLearner.open(folder)
+    learner.save()
+    other = replace(residual_of(folder), learner={**CONFIG, "td3": {"hidden": [4, 4], "critics": 2}})
+    with pytest.raises(CheckpointError, match="does not fit this residual"):
+        DurableLearner(other, folder / "learner", 0)
+
+
+def test_a_setting_of_the_learner_that_does_not_exist_is_refused(folder):
+    with pytest.raises(ConfigError, match="warmup"):
+        DurableLearner(replace(residual_of(folder), learner={"warmup": 3}), folder / "learner", 0)
