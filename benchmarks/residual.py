@@ -1,19 +1,19 @@
 """Does a weak policy get better by a residual, how soon, and is it ever worse than it was?
 
 A weak base (a diffusion policy or another that has learned for too short) is corrected by `armature train-residual`
-from sparse success and the scripted demonstrations. Beside it learns, with as many steps, the same learner without a
-base (RLPD-style TD3). Every curve is of the same 50 starts, which are never learned from.
+from sparse success and the scripted demonstrations. Beside it learn, with as many steps, the same learner without a
+base (RLPD-style TD3) and DSRL on the same base. Every curve is of the same 50 starts, which are never learned from.
 
 Demonstrations, bases and trainings are kept under --out and are not repeated: one at a time, and at last the table.
 
-    python benchmarks/residual.py [--tasks lift can] [--methods residual rlpd] [--out runs/residual] [--quick]
+    python benchmarks/residual.py [--tasks lift can] [--methods residual dsrl] [--out runs/residual] [--quick]
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from rich.table import Table
 from tasks import demonstrations_of
 
 from armature.errors import ConfigError, unknown
+from policies.dsrl_learner import DsrlLearnerConfig
 from policies.presets.catalog import PRESETS
 from policies.residual_guard import GuardConfig
 from policies.residual_learner import LearnerConfig
 from policies.residual_td3 import ResidualConfig
+from policies.train_dsrl import DsrlTrainConfig, train_dsrl
 from policies.train_residual import ResidualTrainConfig, train_residual
 
 mpl.use("Agg")
@@ -44,7 +46,7 @@ DIP_MAX = 0.10
 STEPS = {"lift": 30_000, "can": 60_000, "square": 150_000}
 BASES = {"lift": ("diffusion", 300), "can": ("diffusion", 800), "square": ("diffusion", 2500)}
 """Family and training steps of the weak base."""
-METHODS = ("residual", "rlpd")
+METHODS = ("residual", "rlpd", "dsrl")
 SEEDS = {"lift": (0, 1, 2), "can": (0, 1, 2), "square": (0,)}
 LEARNER = LearnerConfig(
     td3=ResidualConfig(critics=5, steps=8, polyak=0.02, actor_lr=3e-4),
@@ -53,6 +55,7 @@ LEARNER = LearnerConfig(
     warmup_steps=2500,
     critic_warmup_updates=2000,
 )
+COLORS = {"residual": "tab:blue", "rlpd": "tab:gray", "dsrl": "tab:orange"}
 QUICK_STEPS, QUICK_EPISODES, QUICK_DEMONSTRATIONS = 200, 4, 4
 
 
@@ -62,7 +65,7 @@ class ResidualArguments(Arguments):
 
     tasks: tuple[str, ...] = tuple(SUCCESS_MIN)
     methods: tuple[str, ...] = METHODS
-    """residual; rlpd: without a base, one seed."""
+    """residual; rlpd, without a base, and dsrl, both with one seed."""
     seeds: tuple[int, ...] | None = None
     """Of the residual's trainings; unset: 0 1 2 for Lift and Can, 0 for Square."""
     base: tuple[str, int] | None = None
@@ -119,7 +122,7 @@ def _curve(arguments: ResidualArguments, quick: bool, task: str, method: str, se
     config = _config(arguments, quick, task, method, seed)
     done = config.out / "done"
     if not done.exists():
-        train_residual(config)
+        train_dsrl(_steered(config)) if method == "dsrl" else train_residual(config)
         done.touch()
     lines = (config.out / "curve.jsonl").read_text().splitlines()
     return Curve(task, method, seed, [json.loads(line) for line in lines])
@@ -130,9 +133,9 @@ def _config(arguments: ResidualArguments, quick: bool, task: str, method: str, s
     count = QUICK_DEMONSTRATIONS if quick else 200
     demonstrations = demonstrations_of(root / f"{task}_demonstrations", task, count)
     family, base_steps = arguments.base or BASES[task]
-    name = f"{method}_{family}_{seed}" if method == "residual" else f"{method}_{seed}"
+    name = f"{method}_{seed}" if method == "rlpd" else f"{method}_{family}_{seed}"
     config = ResidualTrainConfig(
-        base=_base(demonstrations, root / task, family, 20 if quick else base_steps) if method == "residual" else None,
+        base=None if method == "rlpd" else _base(demonstrations, root / task, family, 20 if quick else base_steps),
         task=task,
         dataset=demonstrations,
         out=root / task / name,
@@ -146,7 +149,16 @@ def _config(arguments: ResidualArguments, quick: bool, task: str, method: str, s
     )
     # Without a base there is nothing to fall back on, and all of the room from the start.
     free = replace(config.learner, guard=GuardConfig(share_first=1.0))
-    return config if method == "residual" else replace(config, learner=free)
+    return replace(config, learner=free) if method == "rlpd" else config
+
+
+def _steered(config: ResidualTrainConfig) -> DsrlTrainConfig:
+    """Return the same training for DSRL: as many steps of the same robots, from the same demonstrations."""
+    if config.base is None:
+        raise ConfigError("DSRL steers a policy, and there is none")
+    shared = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in ("learner", "base")}
+    learner = DsrlLearnerConfig(warmup_steps=config.learner.warmup_steps)
+    return DsrlTrainConfig(base=config.base, learner=learner, **shared)
 
 
 def _base(demonstrations: Path, folder: Path, family: str, steps: int) -> Path:
@@ -193,7 +205,7 @@ def _plot(curves: list[Curve], path: Path) -> None:
         for curve in curves:
             if curve.task == task:
                 steps = [point["step"] + LEARNER.warmup_steps for point in curve.points]
-                color = "tab:blue" if curve.method == "residual" else "tab:gray"
+                color = COLORS[curve.method]
                 label = curve.method if curve.seed == 0 else None
                 axis.plot([0, *steps[1:]], curve.rates, color=color, alpha=0.8, label=label)
         axis.set(title=task, xlabel="environment steps", ylim=(0, 1.02))

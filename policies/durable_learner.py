@@ -23,6 +23,7 @@ from policies.replay import Layout, NStep, Replay, Step
 from policies.residual_folder import ResidualFolder, load_residual
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
+from policies.residual_view import observation_dim
 from policies.step_log import CONTROL, CUT, ENDED, TERMINATED, LogHead, Records
 from policies.tensor_folder import TensorFolder
 
@@ -38,20 +39,19 @@ class DurableLearner:
 
         Transitions in `folder`/demonstrations, a replay as well, make up their share of every batch.
         """
-        seen = sum(residual.spec.observation[name].size for name in residual.spec.observation.names)
-        dim = residual.spec.action.dim
+        seen, dim = observation_dim(residual.spec), residual.spec.action.dim
         settings, config = residual.settings, from_plain(LearnerConfig, residual.learner)
         td3 = replace(config.td3, scale=settings.scale, steps=settings.steps, discount=settings.discount)
-        self._layout = Layout(seen + dim, dim)
+        self._layout = Layout(seen, dim)
         self._steps, self._discount = settings.steps, settings.discount
         self._task = residual.task
         self._folder = folder
         self._replay = Replay(self._layout, config.capacity, folder / REPLAY, self._task)
-        self._td3 = ResidualTd3(td3, seen + dim, dim, seed, bound=np.array(residual.residual_max))
+        self._td3 = ResidualTd3(td3, seen, dim, seed, bound=np.array(residual.residual_max))
         self.learner = ResidualLearner(
             replace(config, td3=td3), self._td3, residual.base_id, self._replay, self._demonstrations()
         )
-        self.head = LogHead(residual.task, residual.spec.fingerprint, residual.base_id, seen + dim, dim)
+        self.head = LogHead(residual.task, residual.spec.fingerprint, residual.base_id, seen, dim)
         """What the logs that it learns from have to be of."""
         self._taken: dict[str, int] = {}
         self._nsteps: dict[str, NStep] = {}

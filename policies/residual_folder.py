@@ -21,7 +21,7 @@ from armature.errors import CheckpointError, ConfigError, beside, unknown
 from armature.normalizer import Normalizer
 from armature.spec import RobotSpec, require_compatible
 from policies.actor_weights import ActorWeights
-from policies.residual_view import ResidualView
+from policies.residual_view import ResidualView, observation_dim
 from policies.signed_folder import SHA256, digest, read_file, replace_folder
 
 DOCUMENT, WEIGHTS = "residual.json", "actor.bin"
@@ -106,7 +106,7 @@ class ResidualFolder:
         if weights.base_id != self.base_id:
             raise CheckpointError(f"{who}: correct policy '{weights.base_id}', expected '{self.base_id}'")
         dim = self.spec.action.dim
-        expected = sum(self.spec.observation[name].size for name in self.spec.observation.names) + 2 * dim, dim
+        expected = observation_dim(self.spec) + dim, dim
         found = _sizes(weights, who)
         if found != expected:
             raise CheckpointError(f"{who}: take {found[0]} numbers and give {found[1]}, expected {expected}")

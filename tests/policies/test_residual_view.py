@@ -11,9 +11,13 @@ from residual_arm import LIMITS, NORMALIZER, SPEC, actor_weights
 from safetensors.numpy import save
 
 from armature.errors import CheckpointError
+from armature.normalizer import FieldStats, Normalizer
+from armature.spec import GRIPPER_OPENING, JOINT_POSITION, OBJECT_POSE, TCP_POSE
 from policies.actor_weights import ActorWeights
 from policies.residual_td3 import ResidualActor
 from policies.residual_view import ResidualView
+from sim.defaults import limits_for
+from sim.tasks import SimConfig, robot_spec
 
 VALUES = {"joint/position": np.zeros(2), "object/pose": np.array([0.75, 0.5, 0.0])}
 RNG = np.random.default_rng(0)
@@ -25,6 +29,19 @@ def test_an_observation_is_what_has_statistics_and_how_far_the_command_is_ahead(
     # 0.1 of 2 x 1 rad/s x 0.1 s; -0.4 of 0.8; the gripper from the middle of its range.
     assert seen.tolist() == pytest.approx([1.0, 0.0, -2.0, 0.5, -0.5, 1.0])
     assert (seen.dtype, view.names, view.observation_dim, view.action_dim) == (np.float32, ("object/pose",), 6, 3)
+
+
+def test_between_two_poses_of_one_frame_stands_the_way_in_small_units():
+    robot = robot_spec(SimConfig("lift", cameras=False))
+    fields = {array.name: FieldStats((-1.0,) * array.size, (1.0,) * array.size, (0.0,) * array.size,
+                                     (1.0,) * array.size, 9) for array in robot.observation.vectors}  # fmt: skip
+    view = ResidualView(robot, limits_for(robot.action), Normalizer(fields, dict.fromkeys(fields, "gaussian")))
+    tcp, cube = np.array([0.5, 0.1, 0.3, 0, 1, 0, 0]), np.array([0.515, 0.1, 0.0, 0, 0, 0, 1])
+    values = {JOINT_POSITION: np.zeros(7), GRIPPER_OPENING: np.zeros(1), TCP_POSE: tcp, OBJECT_POSE: cube}
+    seen = view.observe(values, np.zeros(8), np.zeros(8))
+    assert view.observation_dim == len(seen) == 7 + 1 + 7 + 7 + 3 + 8
+    # 15 mm are half of the unit, 30 cm just far.
+    assert seen[22:25].tolist() == pytest.approx([0.5, 0.0, -5.0])
 
 
 def test_what_is_far_out_says_no_more_than_that():
