@@ -26,7 +26,7 @@ from policies.train_dsrl_data import demonstration_chunks
 from policies.train_dsrl_robots import ChunkTransition, SteeredRobots
 from policies.train_online import Episodes, Evaluation, OnlineTraining, tell_end
 from policies.train_residual_data import open_demonstrations
-from policies.train_residual_log import ResidualLog
+from policies.train_residual_log import ResidualLog, require_new
 from policies.train_residual_robots import Style
 from sim.corrected_world import PolicyNeeds
 from sim.defaults import default_scheduler
@@ -80,6 +80,7 @@ class DsrlTrainConfig:
 def train_dsrl(config: DsrlTrainConfig) -> list[Evaluation]:
     """Learn; return the curve, whose first point is the policy alone. Bad input is refused before the first step."""
     torch.set_num_threads(config.threads)
+    require_new(config.out)
     base = load_policy(config.base)
     base.reset(0)
     settings = config.learner.dsrl
@@ -87,7 +88,7 @@ def train_dsrl(config: DsrlTrainConfig) -> list[Evaluation]:
     world = world_for(base.spec, config.task, config.horizon_steps)
     robot = robot_spec(world)
     require_compatible(base.spec, robot, base.policy_id)
-    episodes = None if config.dataset is None else open_demonstrations(config.dataset, robot)
+    episodes = None if config.dataset is None else open_demonstrations(config.dataset, robot, config.task)
     layout = ChunkLayout(decoder.observation_dim, decoder.action_dim, decoder.noise_dim, settings.draws)
     dsrl = Dsrl(settings, layout, decoder, config.seed)
     shown = None if episodes is None else demonstration_chunks(episodes, decoder, dsrl, layout)

@@ -28,7 +28,7 @@ from policies.residual_view import ResidualView
 from policies.standing import Standing
 from policies.train_online import Episodes, Evaluation, OnlineTraining, tell_end
 from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
-from policies.train_residual_log import ResidualLog
+from policies.train_residual_log import ResidualLog, require_new
 from policies.train_residual_robots import CorrectedRobots, Style, Transition
 from sim.corrected_world import PolicyNeeds
 from sim.defaults import default_scheduler, limits_for
@@ -80,10 +80,11 @@ class ResidualTrainConfig:
 def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
     """Learn; return the curve, whose first point is the base alone. Bad input is refused before the first step."""
     torch.set_num_threads(config.threads)
+    require_new(config.out)
     base, world, limits = _start(config)
     robot = robot_spec(world)
     require_compatible(base.spec, robot, base.policy_id)
-    episodes = open_demonstrations(config.dataset, robot)
+    episodes = open_demonstrations(config.dataset, robot, config.task)
     statistics = statistics_of(episodes, robot)
     view = ResidualView(robot, limits, statistics)
     td3 = ResidualTd3(

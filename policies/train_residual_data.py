@@ -30,16 +30,21 @@ SPREAD_MIN = 0.01
 Arrays = dict[str, NDArray[Any]]
 
 
-def open_demonstrations(path: Path, spec: RobotSpec) -> list[Arrays]:
+def open_demonstrations(path: Path, spec: RobotSpec, task: str) -> list[Arrays]:
     """Return the successful episodes as arrays by name, `action` (T, D) among them.
 
-    Raises DatasetError where there is none, or a number is not finite; SpecMismatch where they are of another robot.
+    Raises DatasetError where there is none, one is of another task, or a number is not finite; SpecMismatch where they
+    are of another robot.
     """
     dataset = open_dataset(path)
     require_compatible(spec, dataset.spec, "the residual")
     episodes = [episode for episode in dataset.episodes if is_successful(episode)]
     if not episodes:
         raise DatasetError(f"{path}: has {len(dataset.episodes)} episodes, none successful: nothing to learn from")
+    for episode in episodes:
+        # What was imported may not say.
+        if (shown := episode.metadata.get("task") or task) != task:
+            raise DatasetError(f"{path}: episode {episode.index} shows task '{shown}', to be learned is '{task}'")
     return [_arrays(dataset, episode, spec) for episode in episodes]
 
 

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 LOG_EVERY_STEPS = 100
 
 
+def require_new(out: Path) -> None:
+    """Raise ConfigError where there is something in the folder."""
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: choose another --out, or remove it")
+
+
 class ResidualLog:
     """Use it in a `with` block."""
 
@@ -31,8 +37,7 @@ class ResidualLog:
 
         `keep` writes what is learned to a path, in place of what is there.
         """
-        if out.exists() and any(out.iterdir()):
-            raise ConfigError(f"{out} is not empty: choose another --out, or remove it")
+        require_new(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
         self._out, self._best, self._keep = out, -1, keep

@@ -176,7 +176,7 @@ def test_without_the_actor_the_policy_acts_as_if_nobody_looked(decoder, checkpoi
 def test_demonstrations_need_no_noise(decoder, dataset):
     layout = layout_of(decoder)
     dsrl = Dsrl(SETTINGS, layout, decoder)
-    episodes = open_demonstrations(dataset, robot_spec(WORLD))
+    episodes = open_demonstrations(dataset, robot_spec(WORLD), "pusht")
     replay = demonstration_chunks(episodes, decoder, dsrl, layout)
     # Of 11 steps: chunks from 0 and 8; of 12, from 1 and 9.
     assert len(replay) == 4

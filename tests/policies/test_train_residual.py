@@ -88,7 +88,9 @@ def test_what_was_learned_is_gone_on_from_with_the_demonstrations(config):
     train_residual(replace(config, steps=0))
     learner = DurableLearner.open(config.out / "actor").learner
     assert (learner.steps, learner.updates, learner.share) == (0, 0, 0.0)
-    assert len(learner._demonstrations) == sum(len(e[ACTION]) for e in open_demonstrations(config.dataset, LIFT))
+    assert len(learner._demonstrations) == sum(
+        len(e[ACTION]) for e in open_demonstrations(config.dataset, LIFT, "lift")
+    )
     assert learner.config == config.learner
     weights = load_residual(config.out / "actor").weights
     assert not weights.residual(np.ones(weights.input_dim - 8, np.float32), np.ones(8, np.float32)).any()
@@ -106,20 +108,25 @@ def test_demonstrations_of_another_robot_are_refused(config, dataset):
         train_residual(replace(config, dataset=dataset))
 
 
+def test_demonstrations_of_another_task_are_refused(config):
+    with pytest.raises(DatasetError, match="episode 0 shows task 'lift', to be learned is 'can'"):
+        train_residual(replace(config, task="can"))
+
+
 def test_demonstrations_that_all_failed_are_refused(config, record):
     path = record([4, 4], success=False)
     with pytest.raises(DatasetError, match="has 2 episodes, none successful: nothing to learn from"):
-        open_demonstrations(path, open_dataset(path).spec)
+        open_demonstrations(path, open_dataset(path).spec, "circle")
 
 
 def test_a_demonstration_that_is_not_finite_is_refused_by_its_place(record):
     path = record([5], spoil=(JOINT_POSITION, 0, 2, float("nan")))
     with pytest.raises(DatasetError, match=r"episode 0, joint/position, step 2: not finite"):
-        open_demonstrations(path, open_dataset(path).spec)
+        open_demonstrations(path, open_dataset(path).spec, "circle")
 
 
 def test_demonstrations_become_transitions_that_end_in_one_reward(demonstrations, base):
-    episodes, policy = open_demonstrations(demonstrations, LIFT), load_policy(base)
+    episodes, policy = open_demonstrations(demonstrations, LIFT, "lift"), load_policy(base)
     view = ResidualView(LIFT, limits_for(LIFT.action), statistics_of(episodes, LIFT))
     replay = demonstration_rows(episodes, policy, view, ResidualConfig(steps=3, discount=0.9), execute_steps=8)
     lengths = [len(episode[ACTION]) for episode in episodes]
@@ -132,7 +139,7 @@ def test_demonstrations_become_transitions_that_end_in_one_reward(demonstrations
 
 
 def test_beside_a_demonstration_stands_what_the_base_would_have_done(demonstrations, base):
-    episodes, policy = open_demonstrations(demonstrations, LIFT), load_policy(base)
+    episodes, policy = open_demonstrations(demonstrations, LIFT, "lift"), load_policy(base)
     view = ResidualView(LIFT, limits_for(LIFT.action), statistics_of(episodes, LIFT))
     rows = demonstration_rows(episodes[:1], policy, view, ResidualConfig(), execute_steps=8)
     episode = aligned_episode(open_dataset(demonstrations).episodes[0], LIFT)
