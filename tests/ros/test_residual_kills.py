@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,15 +89,25 @@ def test_after_both_were_killed_every_logged_step_is_one_row_of_the_replay(
         again = "node learner_node was killed by SIGKILL; it is started again, 4 more times at most"
         assert ("learner_node", again) in said
         before = watch.status["records"]
-        driver.run_episode()
-        watch.wait(lambda: watch.status["records"] >= before + STEPS - 1, "records")
+
+        def is_logged(known: int) -> bool:
+            return watch.status["records"] >= known + STEPS - 1
+
+        # A node that has just started may not have met the others: an episode that it misses is the base's alone.
+        for _ in range(5):
+            driver.run_episode()
+            until_s = time.monotonic() + 3.0
+            watch.wait(lambda end=until_s: is_logged(before) or time.monotonic() > end, "records")
+            if is_logged(before):
+                break
+        assert is_logged(before)
         watch.wait(lambda: watch.status["records"] == watch.status["taken"], "acknowledgement")
         watch.wait(lambda: watch.status["version"] > 0 or watch.status["waiting_version"], "weights")
         records = watch.status["records"]
     log = open_log(residual)
     assert len(log) == records
     # The first, the learner's and the last episode whole, of that in which the log's writer was killed the beginning.
-    assert 3 * (STEPS - 1) <= records <= 4 * (STEPS - 1)
+    assert 3 * (STEPS - 1) <= records <= 5 * (STEPS - 1)
     stamps = log.read(0, records)["stamp_ns"]
     assert (np.diff(stamps) > 0).all()
     learner = DurableLearner.open(residual)
@@ -138,7 +149,7 @@ def test_on_a_full_disk_the_residual_goes_on_claims_nothing_and_tells_at_its_end
         watch.wait(lambda: "No space left on device" in watch.status["fault"], "fault")
         assert result["fault"] == ""
         assert len(watch.corrections) == result["steps"]
-        assert 16_384 // size > watch.status["records"] > 20
+        assert 16_384 // size >= watch.status["records"] > 20
         assert watch.status["fault"].startswith("steps are not logged: ")
     assert graph.faulty() == ["residual_node"]
 
