@@ -20,7 +20,7 @@ Unlike the released code:
   chunks, from which the second critics are distilled ever after, where the published method denoises for every step of
   learning. The noises are those of the policy, clipped to the bound; one is the actor's own where it acted.
 - The value after a chunk is that of the actor's noise by the second critics; for `decode_rows` of a batch by the first
-  ones, of the chunk it turns into, as published for all. Denoising 256 chunks takes a CPU core 2 s, an update 0.02 s.
+  ones, of the chunk it turns into, as published for all, which takes a CPU core far longer than the update itself.
 - The actor acts in a `share` of the chunks, which the guard of `residual_guard` sets; the values are those of this
   mixture of actor and policy.
 """

@@ -1,4 +1,4 @@
-"""Keeps the success of the base policy as the floor while a residual is learned.
+"""Watches the success of the base policy, the floor, while a residual is learned.
 
 Published curves of residual learning fall from 76-89 % to 1-55 % at first: a young critic sends the actor anywhere.
 Here the residual may act by a small share of its reach to begin with. Episodes with it are compared with those of the
