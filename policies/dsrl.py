@@ -38,7 +38,7 @@ from torch.nn.functional import softplus
 from armature.errors import ConfigError
 from policies.chunk_replay import ChunkBatch, ChunkLayout
 from policies.nets.ensemble import EnsembleMlp
-from policies.nets.target_network import follow, frozen_copy
+from policies.nets.target_network import copy_weights, follow, frozen_copy
 
 Decode = Callable[[Tensor, Tensor], Tensor]
 """From observations (B, O) and noises (B, W) to the normalised actions that are executed, (B, A)."""
@@ -153,6 +153,7 @@ class Dsrl(nn.Module):
             self.noise_critics = EnsembleMlp(config.critics, seen + layout.noise_dim, hidden)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature_first)))
         self.target_critics, self.target_noise_critics = frozen_copy(self.critics), frozen_copy(self.noise_critics)
+        self._good_actor = frozen_copy(self.actor)
         rates = {"critics": config.critic_lr, "noise_critics": config.critic_lr, "actor": config.actor_lr}
         self._optimizers = {
             name: torch.optim.AdamW(getattr(self, name).parameters(), lr=lr, weight_decay=0.0, fused=True)
@@ -202,6 +203,16 @@ class Dsrl(nn.Module):
         (self.log_temperature * (entropy - self.config.entropy_target)).backward()
         self._temperature_optimizer.step()
         return _figures(actor_value=value, actor_norm=norm, entropy=entropy, temperature=temperature)
+
+    def keep_actor(self) -> None:
+        """Remember the actor as one that did well."""
+        copy_weights(self._good_actor, self.actor)
+
+    def fall_back(self) -> None:
+        """Return to the actor that did well: before any was remembered, to one that draws as the policy does."""
+        copy_weights(self.actor, self._good_actor)
+        # Its moments point to where it has just come from.
+        self._optimizers["actor"].state.clear()
 
     @torch.no_grad()
     def targets(self, batch: ChunkBatch, share: float = 1.0) -> Tensor:

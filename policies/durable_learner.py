@@ -7,6 +7,7 @@ taken, the rows and the guard's tally are put on disk together, so that none is 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,24 +20,27 @@ from torch.optim import Optimizer
 from armature.config import from_plain
 from armature.errors import CheckpointError
 from policies.actor_weights import ActorWeights
+from policies.episode_scores import SCORED, EpisodeScores
 from policies.replay import Layout, NStep, Replay, Step
 from policies.residual_folder import ResidualFolder, load_residual
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import observation_dim
-from policies.step_log import CONTROL, CUT, ENDED, TERMINATED, LogHead, Records
+from policies.step_log import CONTROL, CUT, ENDED, HELPED, HUMAN, TERMINATED, LogHead, Records
 from policies.tensor_folder import TensorFolder
 
-REPLAY, NETWORKS, DEMONSTRATIONS = "replay", "networks", "demonstrations"
+REPLAY, HUMAN_REPLAY, NETWORKS, DEMONSTRATIONS = "replay", "human", "networks", "demonstrations"
+SCORES = "scores.npz"
 _FOLDER = TensorFolder("networks.safetensors", "networks.json", "armature-residual-learner", 1, ("updates",))
 
 
 class DurableLearner:
     """Learns the residual of a folder, in which it keeps its own state beside; used by one process and thread."""
 
-    def __init__(self, residual: ResidualFolder, folder: Path, seed: int) -> None:
+    def __init__(self, residual: ResidualFolder, folder: Path, seed: int, *, scores_failures: bool = False) -> None:
         """Open the state in `folder`, where there is some; raise ConfigError or CheckpointError where it is another's.
 
+        `scores_failures`: they earn by how near they came to successes, and end there; else their values are estimated.
         Transitions in `folder`/demonstrations, a replay as well, make up their share of every batch.
         """
         seen, dim = observation_dim(residual.spec), residual.spec.action.dim
@@ -47,25 +51,35 @@ class DurableLearner:
         self._task = residual.task
         self._folder = folder
         self._replay = Replay(self._layout, config.capacity, folder / REPLAY, self._task)
+        self._human = Replay(self._layout, config.capacity, folder / HUMAN_REPLAY, self._task)
+        """What of it a person did: those rows are in both."""
         self._td3 = ResidualTd3(td3, seen, dim, seed, bound=np.array(residual.residual_max))
         self.learner = ResidualLearner(
-            replace(config, td3=td3), self._td3, residual.base_id, self._replay, self._demonstrations()
+            replace(config, td3=td3), self._td3, residual.base_id, self._replay, self._demonstrations(), self._human
         )
         self.head = LogHead(residual.task, residual.spec.fingerprint, residual.base_id, seen, dim)
         """What the logs that it learns from have to be of."""
+        self._scores = EpisodeScores(folder / SCORES, seen) if scores_failures else None
         self._taken: dict[str, int] = {}
         self._nsteps: dict[str, NStep] = {}
+        self._open: dict[str, deque[bool]] = {}
+        """Of the records without a row yet: whether a person had weight in them."""
         self._restore(seed)
 
     @classmethod
-    def open(cls, folder: Path, seed: int = 0) -> DurableLearner:
+    def open(cls, folder: Path, seed: int = 0, *, scores_failures: bool = False) -> DurableLearner:
         """Learn the residual of `folder`, with what was learned before in its subfolder `learner`."""
-        return cls(load_residual(folder), folder / "learner", seed)
+        return cls(load_residual(folder), folder / "learner", seed, scores_failures=scores_failures)
 
     @property
     def rows(self) -> int:
         """Return how many rows were ever put into the replay."""
         return self._replay.total
+
+    @property
+    def human_rows(self) -> int:
+        """Return how many of them hold what a person did, and count as demonstrated as well."""
+        return self._human.total
 
     @property
     def is_due(self) -> bool:
@@ -87,6 +101,9 @@ class DurableLearner:
     def take(self, log_id: str, records: Sequence[Records]) -> None:
         """Learn from the next records of a log, of which it is known whether their episodes ended."""
         nstep = self._nsteps.setdefault(log_id, NStep(self._layout, self._steps, self._discount))
+        waiting = self._open.setdefault(log_id, deque())
+        if self._scores is not None:
+            records = self._scores.take(log_id, records, self.rows)
         for record in records:
             flags = int(record["flags"])
             step = Step(record["observation"], record["base"], record["action"], float(record["reward"]))
@@ -94,16 +111,23 @@ class DurableLearner:
                 step,
                 record["next_observation"],
                 record["next_base"],
-                terminated=bool(flags & TERMINATED),
+                terminated=bool(flags & (TERMINATED | SCORED)),
                 cut=bool(flags & CUT),
             )
-            self.learner.take(rows)
+            waiting.append(bool(flags & HUMAN))
+            for row in rows:
+                self.learner.take([row], is_human=waiting.popleft())
             self._taken[log_id] = self.taken(log_id) + len(rows)
             self._tell_guard(record, flags)
 
     def flush(self) -> None:
         """Make safe what was taken."""
-        self._replay.flush({"taken": self._taken, "guard": self.learner.guard.state()})
+        if self._scores is not None:
+            self._scores.save()
+        # What these have more than the last one tells, after a crash in between, was not taken.
+        self._human.flush()
+        guard, human = self.learner.guard.state(), self._human.total
+        self._replay.flush({"taken": self._taken, "guard": guard, "human": human})
 
     def save(self) -> None:
         """Make safe what was taken and what was learned of it."""
@@ -111,8 +135,8 @@ class DurableLearner:
         _FOLDER.write(self._folder / NETWORKS, self._tensors(), {"updates": self.learner.updates})
 
     def _tell_guard(self, record: Records, flags: int) -> None:
-        """Count an episode that came to its end; one that was broken off says nothing."""
-        if not flags & ENDED:
+        """Count an episode that came to its end; one that was broken off, or in which a person drove, says nothing."""
+        if not flags & ENDED or flags & HELPED:
             return
         success, guard = bool(flags & TERMINATED), self.learner.guard
         if flags & CONTROL:
@@ -120,7 +144,7 @@ class DurableLearner:
         elif record["share"] > 0:
             # It travels as float32.
             share = guard.share if np.float32(guard.share) == record["share"] else float(record["share"])
-            guard.record(share, success=success)
+            self.learner.judge(share, success=success)
 
     def _demonstrations(self) -> Replay | None:
         folder = self._folder.parent / DEMONSTRATIONS
@@ -133,6 +157,13 @@ class DurableLearner:
         state = self._folder / REPLAY / "state.json"
         note = json.loads(state.read_text())["note"] if state.exists() else {}
         self._taken = dict(note.get("taken", {}))
+        human = int(note.get("human", 0))
+        if human > self._human.total:
+            found = f"has {self._human.total} rows, {human} were made safe"
+            raise CheckpointError(f"{self._folder / HUMAN_REPLAY}: {found}")
+        self._human.total = human
+        if self._scores is not None:
+            self._scores.restore(self.rows)
         updates = 0
         if (self._folder / NETWORKS).exists():
             document, tensors = _FOLDER.read(self._folder / NETWORKS)

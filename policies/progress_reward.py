@@ -42,6 +42,8 @@ class ProgressReward:
         """`embed` makes vectors, all of one length; the newest `window` successes and failures each are remembered."""
         if window < 1:
             raise ConfigError(f"window of a progress reward is {window}, must be at least 1")
+        self.newest: NDArray[np.float64] = np.empty(0)
+        """The embedding that was remembered last."""
         self._embed = embed
         self._successes: deque[NDArray[np.float64]] = deque(maxlen=window)
         self._failures: deque[NDArray[np.float64]] = deque(maxlen=window)
@@ -55,12 +57,17 @@ class ProgressReward:
         known = [*self._successes, *self._failures][:1]
         if point.ndim != 1 or not np.isfinite(point).all() or any(point.shape != each.shape for each in known):
             raise InvalidValue(f"embedding of a trajectory: {point.shape}, must be a finite vector, of one length")
-        (self._successes if success else self._failures).append(point)
+        self.remember(point, success=success)
         if success:
             return 1.0
         if not self._successes:
             return 0.0
         return failure_reward(_nearest(np.stack(self._failures), np.stack(self._successes)), self._near())
+
+    def remember(self, point: NDArray[np.float64], *, success: bool) -> None:
+        """Take the embedding of a trajectory that was judged before: by an earlier process, say."""
+        self.newest = point
+        (self._successes if success else self._failures).append(point)
 
     def _near(self) -> float:
         """Return how far a success usually is from the nearest other one."""

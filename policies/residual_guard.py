@@ -2,7 +2,8 @@
 
 Published curves of residual learning fall from 76-89 % to 1-55 % at first: a young critic sends the actor anywhere.
 Here the residual may act by a small share of its reach to begin with. Episodes with it are compared with those of the
-base alone, one by one; the share grows while they are likely no worse, and falls as soon as they likely are.
+base alone, one by one; the share grows while they are likely no worse, and falls as soon as they likely are. Where it
+falls, the learner goes back to the actor with which it had last grown.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,11 @@ class GuardConfig:
     """So many of the newest episodes at a share are judged."""
     trust: float = 0.5
     """The share grows when the probability of being worse than the base is below this."""
-    doubt: float = 0.9
-    """It falls when that probability is above this."""
+    doubt: float = 0.95
+    """It falls when that probability is above this, which is asked after every episode: over 40 that are no worse, one
+    in six such series is cut."""
+    doubt_episodes_min: int = 5
+    """Episodes at a share before it may fall: the first failure tells nothing yet."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
@@ -47,8 +52,17 @@ class GuardConfig:
             raise ConfigError(f"guard: growth is {self.growth}, must be above 1; cut is {self.cut}, must be in (0, 1)")
         if not 0 < self.trust < self.doubt < 1:
             raise ConfigError(f"guard: trust {self.trust} and doubt {self.doubt} must be in this order in (0, 1)")
-        if not 1 <= self.episodes_min <= self.window:
-            raise ConfigError(f"guard: episodes_min {self.episodes_min} must be 1 to window {self.window}")
+        for name in ("episodes_min", "doubt_episodes_min"):
+            if not 1 <= getattr(self, name) <= self.window:
+                raise ConfigError(f"guard: {name} {getattr(self, name)} must be 1 to window {self.window}")
+
+
+class Verdict(Enum):
+    """What an episode did to the share."""
+
+    STAYS = "stays"
+    GROWS = "grows"
+    FALLS = "falls"
 
 
 class Guard:
@@ -69,18 +83,21 @@ class Guard:
         self.base[0] += success
         self.base[1] += 1
 
-    def record(self, share: float, *, success: bool) -> None:
+    def record(self, share: float, *, success: bool) -> Verdict:
         """Count an episode with the residual at `share`; one that began at another share says nothing of this one."""
         if share != self.share:
-            return
+            return Verdict.STAYS
         self._recent.append(success)
         self._at_share += 1
         doubt = self.worse_probability
-        if doubt > self.config.doubt:
+        if doubt > self.config.doubt and len(self._recent) >= self.config.doubt_episodes_min:
             self._set(max(self.config.share_min, self.share * self.config.cut))
             self.cuts += 1
-        elif self._at_share >= self.config.episodes_min and doubt < self.config.trust:
+            return Verdict.FALLS
+        if self._at_share >= self.config.episodes_min and doubt < self.config.trust:
             self._set(min(1.0, self.share * self.config.growth))
+            return Verdict.GROWS
+        return Verdict.STAYS
 
     @property
     def worse_probability(self) -> float:
@@ -101,8 +118,8 @@ class Guard:
     def _set(self, share: float) -> None:
         # At the largest share nothing begins anew: the newest episodes go on being judged.
         if share != self.share:
-            self.share, self._at_share = share, 0
             self._recent.clear()
+        self.share, self._at_share = share, 0
 
 
 def probability_below(one: tuple[int, int], other: tuple[int, int]) -> float:

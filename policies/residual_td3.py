@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from armature.errors import ConfigError
 from policies.nets.ensemble import EnsembleMlp
-from policies.nets.target_network import follow, frozen_copy
+from policies.nets.target_network import copy_weights, follow, frozen_copy
 from policies.replay import Batch
 
 RESIDUAL_OUTLIER = 5.0
@@ -115,6 +115,7 @@ class ResidualTd3(nn.Module):
             self.actor = ResidualActor(observation_dim, action_dim, config.hidden)
             self.critics = EnsembleMlp(config.critics, observation_dim + 2 * action_dim, config.hidden)
         self.target_actor, self.target_critics = (frozen_copy(network) for network in (self.actor, self.critics))
+        self._good_actor = frozen_copy(self.actor)
         self.critic_optimizer = _adam(self.critics, config.critic_lr, config.weight_decay)
         self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
 
@@ -151,6 +152,17 @@ class ResidualTd3(nn.Module):
         follow(self.target_actor, self.actor, self.config.polyak)
         figures = {"actor_value": value, "actor_norm": norm, "residual": size.sqrt()}
         return {name: float(figure.detach()) for name, figure in figures.items()}
+
+    def keep_actor(self) -> None:
+        """Remember the actor as one that did well."""
+        copy_weights(self._good_actor, self.actor)
+
+    def fall_back(self) -> None:
+        """Return to the actor that did well: before any was remembered, to the one that corrects nothing."""
+        for network in (self.actor, self.target_actor):
+            copy_weights(network, self._good_actor)
+        # Its moments point to where it has just come from.
+        self.actor_optimizer.state.clear()
 
     @torch.no_grad()
     def targets(self, batch: Batch, share: float = 1.0) -> Tensor:

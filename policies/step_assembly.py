@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from armature.errors import InvalidValue
 from policies.action_frame import ActionFrame
-from policies.step_log import CORRECTED, CUT, ENDED, FIRST, TERMINATED, Vector
+from policies.step_log import CORRECTED, CUT, ENDED, FIRST, HELPED, HUMAN, TERMINATED, Vector
 
 GAP_PERIODS = 1.5
 """Base actions further apart than so many periods are not of consecutive steps."""
@@ -75,7 +75,7 @@ class StepAssembly:
         self._ends = False
         self._success = False
         self._is_first = True
-        self._has_begun = False
+        self._has_begun = self._is_helped = False
         self._reward_ns = -1
         self._end_ns = 0
 
@@ -88,7 +88,7 @@ class StepAssembly:
         """Begin an episode, whose records carry `marks` as well; one that is still open is broken off."""
         self.break_off("a new episode began")
         self._marks, self._reward_ns = marks, -1
-        self._ends, self._is_first, self._has_begun = False, True, False
+        self._ends, self._is_first, self._has_begun, self._is_helped = False, True, False, False
 
     def begin_step(self, step: Step) -> None:
         """Take what was seen and asked for at the beginning of a step."""
@@ -103,12 +103,15 @@ class StepAssembly:
         self._has_begun = True
         self._advance(step.begun_s)
 
-    def executed(self, stamp_ns: int, action: NDArray[np.float64], now_s: float, *, is_corrected: bool) -> None:
-        """Take what became of a base action, (D,) in physical units."""
+    def executed(
+        self, stamp_ns: int, action: NDArray[np.float64], now_s: float, *, is_corrected: bool, is_human: bool = False
+    ) -> None:
+        """Take what became of a base action, (D,) in physical units, and who had a part in it."""
+        self._is_helped = self._is_helped or is_human
         for step in self._steps:
             if step.stamp_ns == stamp_ns:
                 step.action = self._frame.encode(action, step.measured)
-                step.flags |= CORRECTED if is_corrected else 0
+                step.flags |= (CORRECTED if is_corrected else 0) | (HUMAN if is_human else 0)
                 if not np.isfinite(step.action).all():
                     step.void = "executed action is not finite"
         self._advance(now_s)
@@ -221,7 +224,8 @@ class StepAssembly:
     def _flush(self, flags: int) -> None:
         held, self._held = self._held, None
         if held is not None:
-            self._write({**held, "flags": held["flags"] | flags})
+            flags |= held["flags"]
+            self._write({**held, "flags": flags | (HELPED if flags & ENDED and self._is_helped else 0)})
 
 
 def _is_known(step: Step) -> bool:

@@ -23,12 +23,14 @@ from armature.errors import ConfigError
 
 Vector = NDArray[np.float32]
 Records = NDArray[np.void]
+TOLD_BY_TOPIC, TOLD_BY_LABEL = "topic", "label"
 FORMAT = "armature residual steps 1"
 HEAD_MAX_BYTES = 65_536
 
-FIRST, TERMINATED, CUT, EXPLORING, CONTROL, CORRECTED, ENDED = 1, 2, 4, 8, 16, 32, 64
+FIRST, TERMINATED, CUT, EXPLORING, CONTROL, CORRECTED, ENDED, HUMAN, HELPED = 1, 2, 4, 8, 16, 32, 64, 128, 256
 """Bits of `flags`: first of its episode; the task ended with it; broken off after it; with noise; by the base alone, to
-compare; its own correction acted; its episode came to its end, with the task done where TERMINATED is there too.
+compare; its own correction acted; its episode came to its end, with the task done where TERMINATED is there too; a
+person had weight in its action; beside ENDED, that they had in some action of the episode, whose outcome is theirs too.
 A record before a FIRST that says neither end is CUT: its writer was killed."""
 
 
@@ -44,6 +46,8 @@ class LogHead:
     observation_dim: int
     action_dim: int
     log_id: str = ""
+    rewards: str = TOLD_BY_TOPIC
+    """Who tells them: a topic, a simulator's for instance, or the label that a person gives an episode."""
 
     @property
     def record(self) -> np.dtype[np.void]:

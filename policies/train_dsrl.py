@@ -13,7 +13,6 @@ import torch
 import tyro
 
 from armature.config import to_plain
-from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError
 from armature.spec import require_compatible
 from policies.checkpoint import load_policy
@@ -24,52 +23,29 @@ from policies.noise_decoder import NoiseDecoder
 from policies.replay import Replay
 from policies.train_dsrl_data import demonstration_chunks
 from policies.train_dsrl_robots import ChunkTransition, SteeredRobots
-from policies.train_online import Episodes, Evaluation, OnlineTraining, tell_end
+from policies.train_online import Episodes, Evaluation, OnlineConfig, OnlineTraining, tell_end
 from policies.train_residual_data import open_demonstrations
 from policies.train_residual_log import ResidualLog, require_new
 from policies.train_residual_robots import Style
 from sim.corrected_world import PolicyNeeds
-from sim.defaults import default_scheduler
 from sim.evaluate import world_for
 from sim.tasks import robot_spec
 from sim.world_processes import WorldProcesses
 
 
-@dataclass(frozen=True)
-class DsrlTrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class DsrlTrainConfig(OnlineConfig):
     """What is trained on what."""
 
     base: Path
     """Checkpoint of the policy that is to get better, diffusion or H-RDT; it stays as it is."""
-    task: str
-    """Task of the simulated robot."""
-    out: Path
-    """Folder of what is learned: `actor.bin` (the newest), `best.bin`, curve.json and tensorboard."""
     dataset: Path | None = None
     """Successful demonstrations of the task, to learn the values of actions from."""
-    steps: int = 60_000
-    """Environment steps after the warm-up."""
-    seed: int = 0
-    worlds: int = 4
-    """Robots at once."""
-    processes: int = 1
-    """Processes that simulate them."""
-    evaluate_every_steps: int = 5000
-    evaluate_episodes: int = 50
-    control_every: int = 10
-    """Every so manyth episode is run by the policy by itself, for the guard to compare with."""
-    horizon_steps: int | None = None
-    """Steps after which an attempt is cut off; the task's own number if unset."""
     learner: DsrlLearnerConfig = field(default_factory=DsrlLearnerConfig)
-    scheduler: SchedulerConfig = field(default_factory=default_scheduler)
-    threads: int = 1
-    """CPU threads of torch."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
-        for name in ("steps", "worlds", "processes", "evaluate_every_steps", "evaluate_episodes", "control_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
+        super().__post_init__()
         if self.scheduler.mode != "receding_horizon":
             raise ConfigError(
                 f"scheduler.mode is {self.scheduler.mode}: what a noise did can only be told where chunks are executed "
@@ -95,7 +71,11 @@ def train_dsrl(config: DsrlTrainConfig) -> list[Evaluation]:
     learner = DsrlLearner(config.learner, dsrl, base.policy_id, Replay(layout, config.learner.capacity), shown)
     needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
     worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler)
-    with worlds, ResidualLog(config.out, config.steps, to_plain(config)) as log:
+
+    def keep(path: Path) -> None:
+        path.with_suffix(".bin").write_bytes(learner.weights().to_bytes())
+
+    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep) as log:
         return _train(config, decoder, learner, worlds, log, layout)
 
 

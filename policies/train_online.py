@@ -4,22 +4,59 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 
-from policies.residual_guard import Guard
+from armature.control.chunk_scheduler import SchedulerConfig
+from armature.errors import ConfigError
+from policies.online_learner import OnlineLearner
 from policies.train_log import interruption
 from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import Style
+from sim.defaults import default_scheduler
 from sim.intervals import wilson_interval
 
 FIRST_SEED, FIRST_TEST_SEED = 500_000, 1000
 """Of the episodes to learn from, and of those to judge by, which are never learned from."""
 SEEDS_APART = 1_000_000
 """Between the first seeds of two trainings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """What a robot learns while it acts, how long, and how often it is judged."""
+
+    task: str
+    """Task of the simulated robot."""
+    out: Path
+    """Folder of what is learned: `actor` (the newest) and `best`, the curve and tensorboard."""
+    steps: int = 60_000
+    """Environment steps after the warm-up; 0: only judge the base and write what does nothing yet."""
+    seed: int = 0
+    worlds: int = 4
+    """Robots at once."""
+    processes: int = 1
+    """Processes that simulate them."""
+    evaluate_every_steps: int = 5000
+    evaluate_episodes: int = 50
+    control_every: int = 10
+    """Every so manyth episode is run by the base alone, for the guard to compare with."""
+    horizon_steps: int | None = None
+    """Steps after which an attempt is cut off; the task's own number if unset."""
+    scheduler: SchedulerConfig = field(default_factory=default_scheduler)
+    threads: int = 1
+    """CPU threads of torch; the networks are too small for more."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        if self.steps < 0:
+            raise ConfigError(f"steps is {self.steps}, must be 0 or more")
+        for name in ("worlds", "processes", "evaluate_every_steps", "evaluate_episodes", "control_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -38,37 +75,6 @@ class Evaluation:
     """Of an episode."""
 
 
-class Learner(Protocol):
-    """What learns."""
-
-    guard: Guard
-    steps: int
-    """Of the robot, so far."""
-
-    @property
-    def is_warm(self) -> bool:
-        """Tell whether what is learned may act."""
-        ...
-
-    @property
-    def share(self) -> float:
-        """Return the share in which it acts."""
-        ...
-
-    @property
-    def is_due(self) -> bool:
-        """Tell whether there is something to learn."""
-        ...
-
-    def update(self) -> dict[str, float]:
-        """Learn; return figures."""
-        ...
-
-    def weights(self) -> Any:
-        """Return what is learned."""
-        ...
-
-
 class Robots(Protocol):
     """What acts: its transitions tell `seed`, `style`, `terminated`, `is_last` and `index`."""
 
@@ -83,17 +89,6 @@ class Robots(Protocol):
         ...
 
 
-class Pace(Protocol):
-    """How long is learned, and how often judged; the fields of a training's config."""
-
-    out: Path
-    steps: int
-    seed: int
-    worlds: int
-    evaluate_every_steps: int
-    evaluate_episodes: int
-
-
 Episodes = Iterator[tuple[int, Style]]
 
 
@@ -102,16 +97,16 @@ class OnlineTraining:
 
     def __init__(
         self,
-        pace: Pace,
+        config: OnlineConfig,
         warmup_steps: int,
-        learner: Learner,
+        learner: OnlineLearner,
         log: ResidualLog,
         learning_robots: Callable[[range, Episodes], Robots],
         judged_robots: Callable[[range, Episodes], Robots],
         take: Callable[[Any], None],
     ) -> None:
         """`take` hands a transition to the learner; robots are made of the numbers of their worlds and episodes."""
-        self._pace, self._warmup_steps, self._learner, self._log = pace, warmup_steps, learner, log
+        self._config, self._warmup_steps, self._learner, self._log = config, warmup_steps, learner, log
         self._learning_robots, self._judged_robots, self._take = learning_robots, judged_robots, take
         self.curve: list[Evaluation] = []
 
@@ -122,12 +117,12 @@ class OnlineTraining:
 
     def finish(self, styles: Iterator[Style]) -> list[Evaluation]:
         """Train to the end, or until Ctrl-C; return the curve. `styles` are those of the episodes to learn from."""
-        pace = self._pace
+        config = self._config
         self._evaluate(0.0)
-        first = FIRST_SEED + pace.seed * SEEDS_APART
-        robots = self._learning_robots(range(pace.worlds), ((first + k, style) for k, style in enumerate(styles)))
+        first = FIRST_SEED + config.seed * SEEDS_APART
+        robots = self._learning_robots(range(config.worlds), ((first + k, style) for k, style in enumerate(styles)))
         with interruption() as interrupted:
-            while self.step < pace.steps and not interrupted.is_set():
+            while self.step < config.steps and not interrupted.is_set():
                 robots.send()
                 figures = self._learn()
                 for transition in robots.receive():
@@ -135,7 +130,7 @@ class OnlineTraining:
                     if transition.is_last:
                         self._tell_end(transition)
                 self._log.step(self.step, figures, self._learner)
-                if self.step // pace.evaluate_every_steps >= len(self.curve):
+                if self.step // config.evaluate_every_steps >= len(self.curve):
                     self._evaluate(self._learner.share)
         return self.curve
 
@@ -149,17 +144,17 @@ class OnlineTraining:
     def _tell_end(self, transition: Any) -> None:
         style, success = transition.style, transition.terminated
         if style.share > 0:
-            self._learner.guard.record(style.share, success=success)
+            self._learner.judge(style.share, success=success)
         elif style.noise_std == 0:
             self._learner.guard.record_base(success=success)
         self._log.episode(self.step, style, success=success, steps=transition.index + 1)
 
     def _evaluate(self, share: float) -> None:
         """Run the same starts without noise, and keep what did best."""
-        pace = self._pace
-        seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + pace.evaluate_episodes)
+        config = self._config
+        seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + config.evaluate_episodes)
         robots = self._judged_robots(
-            range(pace.worlds, 2 * pace.worlds), iter([(seed, Style(share)) for seed in seeds])
+            range(config.worlds, 2 * config.worlds), iter([(seed, Style(share)) for seed in seeds])
         )
         ended: list[Any] = []
         while robots.is_running:

@@ -13,9 +13,7 @@ import torch
 import tyro
 
 from armature.config import to_plain
-from armature.control.chunk_scheduler import SchedulerConfig
 from armature.control.limits import SafetyLimits
-from armature.errors import ConfigError
 from armature.normalizer import Normalizer
 from armature.spec import require_compatible
 from policies.checkpoint import load_policy
@@ -26,55 +24,27 @@ from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import ResidualView
 from policies.standing import Standing
-from policies.train_online import Episodes, Evaluation, OnlineTraining, tell_end
+from policies.train_online import Episodes, Evaluation, OnlineConfig, OnlineTraining, tell_end
 from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
 from policies.train_residual_log import ResidualLog, require_new
 from policies.train_residual_robots import CorrectedRobots, Style, Transition
 from sim.corrected_world import PolicyNeeds
-from sim.defaults import default_scheduler, limits_for
+from sim.defaults import limits_for
 from sim.evaluate import world_for
 from sim.tasks import SimConfig, robot_spec
 from sim.world_processes import WorldProcesses
 
 
-@dataclass(frozen=True)
-class ResidualTrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class ResidualTrainConfig(OnlineConfig):
     """What is trained on what."""
 
     base: Path | None
     """Checkpoint of the policy that is to get better; it stays as it is. None: learn without one, from standing still,
     with all of what the limits let the robot do."""
-    task: str
-    """Task of the simulated robot."""
     dataset: Path
     """Successful demonstrations of the task, with the vectors that the residual sees."""
-    out: Path
-    """Folder of what is learned: residuals `actor` (the newest) and `best`, the curve and tensorboard."""
-    steps: int = 60_000
-    """Environment steps after the warm-up; 0: only judge the base and write a residual that does nothing yet."""
-    seed: int = 0
-    worlds: int = 4
-    """Robots at once."""
-    processes: int = 1
-    """Processes that simulate them."""
-    evaluate_every_steps: int = 5000
-    evaluate_episodes: int = 50
-    control_every: int = 10
-    """Every so manyth episode is run by the base alone, for the guard to compare with."""
-    horizon_steps: int | None = None
-    """Steps after which an attempt is cut off; the task's own number if unset."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    scheduler: SchedulerConfig = field(default_factory=default_scheduler)
-    threads: int = 1
-    """CPU threads of torch; the networks are too small for more."""
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError naming the field that cannot be."""
-        if self.steps < 0:
-            raise ConfigError(f"steps is {self.steps}, must be 0 or more")
-        for name in ("worlds", "processes", "evaluate_every_steps", "evaluate_episodes", "control_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
 def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:

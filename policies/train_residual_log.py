@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from armature.errors import ConfigError
 
 if TYPE_CHECKING:
-    from policies.train_online import Evaluation, Learner
+    from policies.online_learner import OnlineLearner
+    from policies.train_online import Evaluation
     from policies.train_residual_robots import Style
 
 LOG_EVERY_STEPS = 100
@@ -30,9 +31,7 @@ def require_new(out: Path) -> None:
 class ResidualLog:
     """Use it in a `with` block."""
 
-    def __init__(
-        self, out: Path, steps: int, config: Mapping[str, Any], keep: Callable[[Path], None] | None = None
-    ) -> None:
+    def __init__(self, out: Path, steps: int, config: Mapping[str, Any], keep: Callable[[Path], None]) -> None:
         """Make the folder; raise ConfigError where there is something in it.
 
         `keep` writes what is learned to a path, in place of what is there.
@@ -57,7 +56,7 @@ class ResidualLog:
         self._progress.stop()
         self._writer.close()
 
-    def step(self, step: int, figures: Mapping[str, float], learner: Learner) -> None:
+    def step(self, step: int, figures: Mapping[str, float], learner: OnlineLearner) -> None:
         """Show where the training is; `figures` are those of its last update."""
         recent = self._outcomes[-20:]
         rate = f"{sum(recent)}/{len(recent)}" if recent else "-"
@@ -77,7 +76,7 @@ class ResidualLog:
         self._writer.add_scalar(f"episodes/{kind}", float(success), step)
         self._writer.add_scalar(f"episodes/{kind}_steps", steps, step)
 
-    def evaluation(self, found: Evaluation, learner: Learner) -> None:
+    def evaluation(self, found: Evaluation, learner: OnlineLearner) -> None:
         """Log an evaluation, print it, and keep the actor that it judged."""
         self._writer.add_scalar("evaluation/success", found.successes / found.episodes, found.step)
         self._progress.console.print(
@@ -88,13 +87,7 @@ class ResidualLog:
         )
         with (self._out / "curve.jsonl").open("a") as file:
             file.write(json.dumps({**asdict(found), "cuts": learner.guard.cuts}) + "\n")
-        self._keep_as("actor", learner)
+        self._keep(self._out / "actor")
         if found.successes > self._best:
             self._best = found.successes
-            self._keep_as("best", learner)
-
-    def _keep_as(self, name: str, learner: Learner) -> None:
-        if self._keep is not None:
-            self._keep(self._out / name)
-        else:
-            (self._out / f"{name}.bin").write_bytes(learner.weights().to_bytes())
+            self._keep(self._out / "best")

@@ -17,6 +17,12 @@ def frozen_copy(network: Network) -> Network:
 
 
 @torch.no_grad()
+def copy_weights(target: nn.Module, network: nn.Module) -> None:
+    """Give `target` the weights of `network`."""
+    torch._foreach_copy_(list(target.parameters()), list(network.parameters()))
+
+
+@torch.no_grad()
 def follow(target: nn.Module, network: nn.Module, share: float) -> None:
     """Move `target` by `share` of what it lacks of `network`."""
     torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), share)

@@ -11,7 +11,7 @@ from residual_arm import residual
 from armature.errors import CheckpointError, ConfigError
 from policies.durable_learner import DurableLearner
 from policies.residual_folder import load_residual, save_residual
-from policies.step_log import CONTROL, CUT, ENDED, FIRST, TERMINATED
+from policies.step_log import CONTROL, CUT, ENDED, FIRST, HELPED, HUMAN, TERMINATED
 
 CONFIG = {"td3": {"hidden": [8, 8], "critics": 2}, "warmup_steps": 8, "critic_warmup_updates": 4, "batch_size": 8,
           "capacity": 100}  # fmt: skip
@@ -101,6 +101,86 @@ def test_the_guard_counts_episodes_that_came_to_their_end_and_no_others(folder):
     assert list(guard._recent) == [True]
     learner.flush()
     assert DurableLearner.open(folder).learner.guard.state() == guard.state()
+
+
+HELPED_EPISODE = (FIRST, HUMAN, HUMAN, 0, TERMINATED | ENDED | HELPED)
+
+
+def test_what_a_person_did_is_in_both_buffers_and_is_there_again_after_a_crash(folder):
+    learner = DurableLearner.open(folder)
+    told = records(learner, *HELPED_EPISODE, *HELPED_EPISODE)
+    learner.take("log", told[:7])
+    learner.flush()
+    learner.take("log", told[7:])
+    assert (learner.rows, learner.human_rows) == (10, 4)
+    learner._human.flush()  # killed between the two
+    again = DurableLearner.open(folder)
+    assert (again.taken("log"), again.rows, again.human_rows) == (5, 5, 2)
+    again.take("log", told[5:])
+    assert (again.rows, again.human_rows) == (10, 4)
+    assert np.array_equal(again._human._rows[:4], again._replay._rows[[1, 2, 6, 7]])
+    actions = slice(6 + 3, 6 + 3 + 3)
+    assert np.array_equal(again._human._rows[:4, actions], told["action"][[1, 2, 6, 7]])
+
+
+def test_an_episode_in_which_a_person_drove_says_nothing_of_base_or_residual(folder):
+    learner = DurableLearner.open(folder)
+    before = learner.learner.guard.state()
+    learner.take("log", records(learner, *HELPED_EPISODE, share=np.float32(learner.learner.guard.share)))
+    control = [flag | CONTROL for flag in HELPED_EPISODE]
+    learner.take("log", records(learner, *control, share=0.0))
+    assert learner.learner.guard.state() == before
+
+
+def test_rows_of_a_person_that_are_missing_are_not_replaced_by_zeros(folder):
+    learner = DurableLearner.open(folder)
+    learner.take("log", records(learner, *HELPED_EPISODE))
+    learner.flush()
+    (folder / "learner" / "human" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="has 0 rows, 2 were made safe"):
+        DurableLearner.open(folder)
+
+
+FAILURE = (FIRST, 0, 0, 0, CUT | ENDED)
+
+
+def test_with_progress_an_episode_counts_when_it_has_ended_and_a_failure_earns_by_its_distance(folder):
+    learner = DurableLearner.open(folder, scores_failures=True)
+    success, failure = (records(learner, *flags) for flags in (EPISODE, FAILURE))
+    for told in (success, failure):
+        learner.take("log", told[:4])
+        assert learner.taken("log") == learner.rows == (0 if told is success else 5)
+        learner.take("log", told[4:])
+    assert learner.taken("log") == learner.rows == 10
+    rewards, discounts = learner._replay._rows[:10, 6 + 6], learner._replay._rows[:10, 6 + 7]
+    # The failure saw the very same, and of failures that are all as far each earns half of 0.6.
+    assert rewards[[4, 9]].tolist() == pytest.approx([1.0, 0.3])
+    assert rewards[7] == pytest.approx(0.3 * 0.9**2)
+    assert discounts[[4, 7, 8, 9]].tolist() == [0.0] * 4
+
+
+def test_what_failures_are_compared_with_outlives_the_learner_and_nothing_is_remembered_twice(folder):
+    learner = DurableLearner.open(folder, scores_failures=True)
+    success, failure = (records(learner, *flags) for flags in (EPISODE, FAILURE))
+    learner.take("log", success)
+    learner.flush()
+    learner.take("log", failure)
+    learner._scores.save()  # killed between the two
+    again = DurableLearner.open(folder, scores_failures=True)
+    assert again.taken("log") == 5
+    assert [len(again._scores._known[success]) for success in (True, False)] == [1, 0]
+    again.take("log", failure)
+    assert again._replay._rows[9, 6 + 6] == pytest.approx(0.3)
+
+
+def test_what_is_left_of_a_broken_episode_earns_nothing(folder):
+    learner = DurableLearner.open(folder, scores_failures=True)
+    learner.take("log", records(learner, *EPISODE))
+    broken = records(learner, FIRST, CUT, FIRST, CUT | ENDED)
+    broken["episode"] = 1
+    learner.take("log", broken)
+    assert learner.rows == 9
+    assert learner._replay._rows[5:9, 6 + 6].tolist() == [0.0] * 4
 
 
 def test_a_replay_of_another_task_is_refused_naming_both(folder):

@@ -61,6 +61,61 @@ def test_the_residual_has_no_share_until_the_critics_know_the_base():
     assert learner.share == learner.weights().share == CONFIG.guard.share_first
 
 
+def corrections(learner: ResidualLearner) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        return learner.td3.actor(torch.randn(20, 3, generator=draw), torch.randn(20, 2, generator=draw))
+
+
+def learn(learner: ResidualLearner, count: int) -> None:
+    learner.take(rows(count))
+    while learner.is_due:
+        learner.update()
+
+
+def test_an_actor_that_the_guard_gave_more_room_is_gone_back_to_when_a_later_one_fails():
+    learner = learner_of()
+    learn(learner, 20)
+    for _ in range(10):
+        learner.guard.record_base(success=True)
+    for _ in range(10):
+        learner.judge(0.2, success=True)
+    good = corrections(learner)
+    assert good.abs().max() > 0
+    learn(learner, 40)
+    assert not torch.equal(corrections(learner), good)
+    for _ in range(5):
+        learner.judge(learner.share, success=False)
+    assert learner.guard.cuts == 1
+    assert torch.equal(corrections(learner), good)
+    learn(learner, 4)
+    assert not torch.equal(corrections(learner), good)
+
+
+def test_an_actor_that_fails_before_any_did_well_begins_anew_at_the_base():
+    learner = learner_of()
+    learn(learner, 40)
+    for _ in range(10):
+        learner.guard.record_base(success=True)
+    assert corrections(learner).any()
+    for _ in range(5):
+        learner.judge(0.2, success=False)
+    assert not corrections(learner).any()
+
+
+def test_what_a_person_did_is_drawn_with_the_demonstrations_row_for_row():
+    shown, human = Replay(LAYOUT, 10), Replay(LAYOUT, 10)
+    shown.add(rows(6, reward=1.0))
+    td3 = ResidualTd3(CONFIG.td3, 3, 2, bound=np.array([0.5, 0.25]))
+    learner = ResidualLearner(CONFIG, td3, "diffusion-0123", Replay(LAYOUT, 100), shown, human)
+    learner.take(rows(10, reward=0.0))
+    assert learner._batch().reward.tolist() == [1.0] * 4 + [0.0] * 4
+    learner.take(rows(2, reward=2.0), is_human=True)
+    assert (len(human), learner.steps) == (2, 12)
+    batch = learner._batch()
+    assert batch.reward[:4].tolist() == [1.0] * 3 + [2.0]
+
+
 def test_half_of_every_batch_is_demonstrations():
     shown = Replay(LAYOUT, 10)
     shown.add(rows(10, reward=1.0))
@@ -92,7 +147,7 @@ def test_a_number_that_is_not_finite_ends_the_learning_and_says_where():
     learner.take(rows(10))
     with torch.no_grad():
         learner.td3.critics.last.bias.fill_(float("nan"))
-    with pytest.raises(InvalidValue, match=r"critic_loss is nan at update 1: the residual has diverged"):
+    with pytest.raises(InvalidValue, match=r"critic_loss is nan at update 1: what is learned has diverged"):
         learner.update()
 
 

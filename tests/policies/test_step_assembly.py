@@ -13,7 +13,7 @@ from residual_arm import LIMITS, SPEC
 from armature.errors import InvalidValue
 from policies.action_frame import ActionFrame
 from policies.step_assembly import Step, StepAssembly
-from policies.step_log import CONTROL, CORRECTED, CUT, ENDED, FIRST, TERMINATED
+from policies.step_log import CONTROL, CORRECTED, CUT, ENDED, FIRST, HELPED, HUMAN, TERMINATED
 
 PERIOD_NS = 100_000_000
 FRAME = ActionFrame(SPEC.action, LIMITS)
@@ -164,6 +164,26 @@ def test_a_new_episode_breaks_off_the_one_before_and_marks_are_each_episodes_own
     bench.end(21, success=True)
     assert bench.flags == [FIRST, CUT, FIRST | CONTROL, TERMINATED | ENDED | CONTROL]
     assert [record["version"] for record in bench.records] == [7, 7, 8, 8]
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_steps_that_a_person_drove_say_so_and_so_does_the_end_of_their_episode(success):
+    bench = Bench()
+    bench.run(0)
+    for k in (1, 2):
+        bench.step(k)
+        bench.assembly.executed(k * PERIOD_NS, HERE + 0.05, 0.0, is_corrected=False, is_human=True)
+        bench.reward(k)
+    bench.run(3, 4)
+    bench.end(4, success=success)
+    ends = [0, TERMINATED | ENDED | HELPED] if success else [CUT | ENDED | HELPED]
+    assert bench.flags == [FIRST, HUMAN, HUMAN, *ends]
+    assert [bool(record["flags"] & CORRECTED) for record in bench.records[:3]] == [True, False, False]
+    assert bench.records[1]["action"].tolist() == pytest.approx(FRAME.encode(HERE + 0.05, HERE).tolist())
+    bench.assembly.begin(episode=4, version=7, share=0.5, flags=0)
+    bench.run(20, 21)
+    bench.end(21, success=True)
+    assert bench.flags[-1] == TERMINATED | ENDED
 
 
 def test_in_real_time_a_step_has_the_rewards_until_the_next_one_and_none_is_lost():

@@ -66,6 +66,17 @@ def test_every_log_has_an_id_of_its_own_that_stays(tmp_path):
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_a_log_whose_rewards_somebody_else_tells_is_refused_and_one_of_before_they_were_named_is_a_topics(tmp_path):
+    path = filled(tmp_path / "steps.log", 1)
+    with pytest.raises(ConfigError, match="steps.log: rewards is 'topic', expected 'label'"):
+        StepLog(path, replace(HEAD, rewards="label"))
+    line, _, body = path.read_bytes().partition(b"\n")
+    head = json.loads(line)
+    del head["rewards"]
+    path.write_bytes(json.dumps(head).encode() + b"\n" + body)
+    assert len(StepLog(path, HEAD)) == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 5 * SIZE + 400))
 def test_wherever_a_crash_has_cut_the_file_all_whole_records_count_and_it_goes_on(tmp_path_factory, cut):

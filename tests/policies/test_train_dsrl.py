@@ -36,7 +36,7 @@ from sim.world_processes import WorldProcesses
 
 WORLD = SimConfig("pusht", cameras=False, horizon_steps=20)
 SETTINGS = DsrlConfig(hidden=(16,), critics=2, draws=2)
-LEARNER = DsrlLearnerConfig(SETTINGS, batch_size=8, warmup_steps=24, critic_warmup_updates=4)
+LEARNER = DsrlLearnerConfig(dsrl=SETTINGS, batch_size=8, warmup_steps=24, critic_warmup_updates=4)
 LENGTHS = (11, 12)
 
 
@@ -80,9 +80,16 @@ def new_pusht_policy():
 @pytest.fixture
 def config(checkpoint, tmp_path):
     return DsrlTrainConfig(
-        checkpoint, "pusht", tmp_path / "out", steps=40, worlds=2, evaluate_every_steps=20, evaluate_episodes=2,
-        horizon_steps=20, learner=LEARNER,
-    )  # fmt: skip
+        base=checkpoint,
+        task="pusht",
+        out=tmp_path / "out",
+        steps=40,
+        worlds=2,
+        evaluate_every_steps=20,
+        evaluate_episodes=2,
+        horizon_steps=20,
+        learner=LEARNER,
+    )
 
 
 def test_a_policy_is_steered_from_checkpoint_to_actor(config, dataset, capsys):

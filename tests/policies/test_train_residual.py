@@ -50,7 +50,7 @@ def base(demonstrations, tmp_path_factory) -> Path:
 @pytest.fixture
 def config(demonstrations, base, tmp_path) -> ResidualTrainConfig:
     learner = LearnerConfig(
-        ResidualConfig(hidden=(16, 16), critics=2), batch_size=16, warmup_steps=30, critic_warmup_updates=10
+        td3=ResidualConfig(hidden=(16, 16), critics=2), batch_size=16, warmup_steps=30, critic_warmup_updates=10
     )
     return ResidualTrainConfig(
         base=base,
@@ -88,9 +88,7 @@ def test_what_was_learned_is_gone_on_from_with_the_demonstrations(config):
     train_residual(replace(config, steps=0))
     learner = DurableLearner.open(config.out / "actor").learner
     assert (learner.steps, learner.updates, learner.share) == (0, 0, 0.0)
-    assert len(learner._demonstrations) == sum(
-        len(e[ACTION]) for e in open_demonstrations(config.dataset, LIFT, "lift")
-    )
+    assert learner.demonstrated == sum(len(e[ACTION]) for e in open_demonstrations(config.dataset, LIFT, "lift"))
     assert learner.config == config.learner
     weights = load_residual(config.out / "actor").weights
     assert not weights.residual(np.ones(weights.input_dim - 8, np.float32), np.ones(8, np.float32)).any()
