@@ -17,6 +17,7 @@ from armature.control.control_step import control_step
 from armature.control.limits import SafetyLimits
 from armature.control.residual import Residual
 from armature.control.safety_gate import MotionGuard, SafetyGate
+from armature.control.takeover import Driven, Takeover
 from armature.errors import InvalidValue
 from armature.spec import ActionSpec
 from armature.types import ActionChunk, Command, CommittedActions, GateState, Reason, Sample, Tick
@@ -26,7 +27,7 @@ CLOCK_STEP_NS = 100_000_000
 
 
 class ControlPath:
-    """Scheduler, residual and gate of one arm, behind one lock."""
+    """Scheduler, residual, takeover and gate of one arm, behind one lock."""
 
     def __init__(
         self,
@@ -36,13 +37,15 @@ class ControlPath:
         residual: Residual,
         period_ns: int,
         guard: MotionGuard | None = None,
+        takeover: Takeover | None = None,
     ) -> None:
-        """Make a path, disarmed, that ticks every `period_ns`."""
+        """Make a path, disarmed, that ticks every `period_ns`; without a `takeover` no person can drive."""
         self.refused: Counter[str] = Counter()
         self._new_gate = lambda: SafetyGate(spec, limits, period_ns, guard)
         self._gate = self._new_gate()
         self._scheduler = ChunkScheduler(scheduler)
-        self._residual = residual
+        self._residual, self._takeover = residual, takeover
+        self._driven_ticks = 0
         self._trace = CommandTrace(limits.request.chunk_age_max_s, period_ns)
         self._measured: Sample | None = None
         self._newest_ns = -1
@@ -71,6 +74,11 @@ class ControlPath:
         return self._gate.is_armed or self._arms_at_next_tick
 
     @property
+    def human(self) -> float:
+        """Return the weight of a person in the last tick, 0 to 1."""
+        return 0.0 if self._takeover is None else self._takeover.weight
+
+    @property
     def measured(self) -> Sample | None:
         """Return the newest measured state."""
         return self._measured
@@ -80,7 +88,9 @@ class ControlPath:
         with self._lock:
             reasons = {reason.name.lower(): count for reason, count in self._gate.counts.items()}
             dropped = {f"chunk dropped: {why}": count for why, count in self._scheduler.dropped.items()}
-            return {**reasons, **dropped, **{f"refused: {why}": count for why, count in self.refused.items()}}
+            driven = {"takeover: ticks": self._driven_ticks} if self._driven_ticks else {}
+            refused = {f"refused: {why}": count for why, count in self.refused.items()}
+            return {**reasons, **dropped, **driven, **refused}
 
     def reset(self, begin_ns: int) -> None:
         """Forget chunks, states and faults, disarmed; what is stamped before `begin_ns` is refused from now on."""
@@ -88,6 +98,7 @@ class ControlPath:
             self._gate = self._new_gate()
             self._scheduler.reset(begin_ns)
             self._trace.clear()
+            self._release()
             self._newest_ns, self._measured, self._arms_at_next_tick = begin_ns - 1, None, False
 
     def arm(self) -> None:
@@ -121,6 +132,14 @@ class ControlPath:
         with self._lock:
             return self._scheduler.push(chunk, now_ns)
 
+    def take_person(self, said: Driven) -> bool:
+        """Take what a person says; return False, counting it, where that is not newer or nobody may take over."""
+        with self._lock:
+            was_taken = self._takeover is not None and self._takeover.take(said)
+            if not was_taken:
+                self.refused["takeover not newer"] += 1
+            return was_taken
+
     def needs_chunk(self, now_ns: int) -> bool:
         """Tell whether the next chunk is due."""
         with self._lock:
@@ -153,11 +172,14 @@ class ControlPath:
             if self._arms_at_next_tick and self._measured is not None:
                 self._arm(tick, self._measured)
             try:
-                command = control_step(tick, self._measured, self._scheduler, self._residual, self._gate)
+                command = control_step(
+                    tick, self._measured, self._scheduler, self._residual, self._gate, self._takeover
+                )
             except InvalidValue:
                 self.refused["tick without a known state"] += 1
                 return None
             self._trace.add(command)
+            self._driven_ticks += self.human > 0.0
             return command
 
     def _watch_clock(self, tick: Tick) -> None:
@@ -167,7 +189,12 @@ class ControlPath:
             self.refused["plans of a clock that was set"] += 1
             self._scheduler.reset(tick.stamp_ns)
             self._trace.clear()
+            self._release()
             self._newest_ns = tick.stamp_ns - CLOCK_STEP_NS
+
+    def _release(self) -> None:
+        if self._takeover is not None:
+            self._takeover.reset()
 
     def _arm(self, tick: Tick, measured: Sample) -> None:
         try:

@@ -19,6 +19,7 @@ class Driven:
     received_ns: int
     engaged: bool
     action: NDArray[np.float64]
+    """Not looked at unless they are engaged."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,15 @@ class Mixed:
     weight: float
     """Of the person, 0 to 1."""
     stamp_ns: int | None
-    """Of what the action answers: the person's stamp while they drive alone, else the chunk's."""
+    """Of what the action answers: the person's stamp while they drive, else the chunk's."""
+    person: NDArray[np.float64] | None = None
+    """What the person asks for (D,); None where that has no weight."""
+
+    def blend(self, action: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        """Return what becomes of another action (D,) at this tick: the policy's without its correction, say."""
+        if self.person is None or action is None:
+            return action
+        return _faded(action, self.person, self.weight)
 
 
 class Takeover:
@@ -53,6 +62,11 @@ class Takeover:
         """Tell whether the person's action has any weight."""
         return self._weight > 0.0
 
+    @property
+    def weight(self) -> float:
+        """Return the weight of the person at the last tick, 0 to 1."""
+        return self._weight
+
     def reset(self) -> None:
         """Give the arm back at once: the episode is over."""
         self._newest = self._last = None
@@ -67,15 +81,28 @@ class Takeover:
 
     def mix(self, tick: Tick, planned: NDArray[np.float64] | None, planned_ns: int | None) -> Mixed:
         """Return what to ask for at a tick, given the policy's action (D,), if it has one, and its stamp."""
-        said = self._newest
-        drives = said is not None and said.engaged and tick.steady_ns - said.received_ns <= self._age_max_ns
-        if drives and said is not None:
+        said = self._driving(tick)
+        if said is not None:
             self._last = said.action
-        self._weight = min(1.0, self._weight + self._step) if drives else max(0.0, self._weight - self._step)
-        if self._weight == 0.0 or self._last is None:
-            return Mixed(planned, 0.0, planned_ns)
         if planned is None:
             # Nobody to fade from, or to: a person drives at once, and what they leave is held.
-            return Mixed(self._last if drives else None, self._weight, said.stamp_ns if drives and said else None)
-        action = planned + self._weight * (self._last - planned)
-        return Mixed(action, self._weight, said.stamp_ns if drives and said is not None else planned_ns)
+            self._weight = 1.0 if said is not None else 0.0
+        else:
+            change = self._step if said is not None else -self._step
+            self._weight = min(1.0, max(0.0, self._weight + change))
+        if self._weight == 0.0 or self._last is None:
+            return Mixed(planned, 0.0, planned_ns)
+        action = self._last if planned is None else _faded(planned, self._last, self._weight)
+        return Mixed(action, self._weight, planned_ns if said is None else said.stamp_ns, self._last)
+
+    def _driving(self, tick: Tick) -> Driven | None:
+        """Return what a person who drives says."""
+        said = self._newest
+        if said is None or not said.engaged or tick.steady_ns - said.received_ns > self._age_max_ns:
+            return None
+        return said
+
+
+def _faded(policy: NDArray[np.float64], person: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    # At full weight whatever the policy says, a number or not, no longer matters.
+    return person if weight == 1.0 else policy + weight * (person - policy)

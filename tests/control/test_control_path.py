@@ -9,6 +9,7 @@ from small_arm import LIMITS, ORIGIN, SPEC, TICK_NS
 from armature.control.chunk_scheduler import SchedulerConfig
 from armature.control.control_path import ControlPath
 from armature.control.residual import NoResidual
+from armature.control.takeover import Driven, Takeover
 from armature.types import ActionChunk, GateState, Reason, Sample, Tick
 
 EPOCH_NS = 1_700_000_000_000_000_000
@@ -19,7 +20,8 @@ class Bench:
     """A path with an arm that stays at the origin, and the two clocks that it lives by."""
 
     def __init__(self, mode: str = "receding_horizon") -> None:
-        self.path = ControlPath(SPEC, LIMITS, SchedulerConfig(mode, 8), NoResidual(), TICK_NS)
+        takeover = Takeover(TICK_NS, handover_s=0.2)
+        self.path = ControlPath(SPEC, LIMITS, SchedulerConfig(mode, 8), NoResidual(), TICK_NS, takeover=takeover)
         self.steady_ns, self.offset_ns = 0, EPOCH_NS
 
     @property
@@ -47,6 +49,43 @@ def bench() -> Bench:
     bench.plan()
     assert bench.tick().state is GateState.ARMED
     return bench
+
+
+def drive(bench: Bench, engaged: bool = True) -> bool:
+    return bench.path.take_person(Driven(bench.stamp_ns, bench.steady_ns, engaged, np.array([0.01, 0.0, 0.04])))
+
+
+def test_ticks_that_a_person_drove_are_counted_and_what_is_not_newer_is_refused_and_counted(bench):
+    assert (bench.path.human, drive(bench), drive(bench)) == (0.0, True, False)
+    assert bench.path.counts()["refused: takeover not newer"] == 1
+    weights = []
+    for k in range(4):
+        drive(bench, engaged=k < 2)
+        bench.measure()
+        bench.tick()
+        weights.append(bench.path.human)
+    assert weights == [0.5, 1.0, 0.5, 0.0]
+    assert bench.path.counts()["takeover: ticks"] == 3
+
+
+def test_a_reset_and_a_clock_that_was_set_back_give_the_arm_back_and_hear_the_person_again(bench):
+    drive(bench)
+    bench.measure()
+    bench.tick()
+    bench.offset_ns -= HOUR_NS
+    bench.tick()
+    assert bench.path.human == 0.0
+    assert drive(bench)
+    bench.tick()
+    assert bench.path.human > 0.0
+    bench.path.reset(bench.stamp_ns)
+    assert bench.path.human == 0.0
+
+
+def test_where_nobody_may_take_over_what_a_person_says_is_refused():
+    path = ControlPath(SPEC, LIMITS, SchedulerConfig("receding_horizon", 8), NoResidual(), TICK_NS)
+    assert not path.take_person(Driven(0, 0, True, np.array(ORIGIN)))
+    assert path.human == 0.0
 
 
 def test_without_a_known_state_there_is_no_command_and_that_is_counted():

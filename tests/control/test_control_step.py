@@ -8,6 +8,7 @@ from armature.control.chunk_scheduler import ChunkScheduler, SchedulerConfig
 from armature.control.control_step import control_step
 from armature.control.residual import NoResidual, Residual
 from armature.control.safety_gate import SafetyGate
+from armature.control.takeover import Driven, Takeover
 from armature.types import ActionChunk, Command, GateState, Reason, Sample, Tick
 
 SECOND_NS = 1_000_000_000
@@ -108,6 +109,24 @@ def test_a_residual_that_diverges_is_cut_to_its_share_and_then_left_out(gate):
     assert 0.0 < max(ahead) <= 0.05
     assert ahead[-2:] == [0.0, 0.0]
     assert commands[-1].state is GateState.ARMED
+
+
+def test_a_person_is_bounded_by_the_gate_and_not_by_the_share_of_a_residual_which_still_is(gate):
+    scheduler, takeover = scheduler_of([[0.0, 0.0, 0.04]] * 8), Takeover(TICK_NS, handover_s=0.2)
+    commands, hand = [], np.array([0.08, 0.3, 0.04])
+    for k in range(6):
+        takeover.take(Driven(tick_at(k).stamp_ns, tick_at(k).steady_ns, k < 4, hand))
+        measured = measured_at(k, commands[-1].action if commands else ORIGIN)
+        commands.append(control_step(tick_at(k), measured, scheduler, Diverged(), gate, takeover))
+    cut = [Reason.RESIDUAL_LIMIT in command.reasons for command in commands]
+    # Half of the diverged residual is left at half weight, nothing while the person drives alone.
+    assert cut == [True, False, False, False, True, True]
+    assert commands[3].requested is hand
+    assert commands[3].action[:2].tolist() == pytest.approx([0.08, 0.3], abs=0.03)
+    assert [command.chunk_stamp_ns - EPOCH_NS for command in commands] == [0, TICK_NS, 2 * TICK_NS, 3 * TICK_NS, 0, 0]
+    steps = np.diff(np.stack([np.array(ORIGIN), *(command.action for command in commands)]), axis=0)
+    assert (np.abs(steps[:, :2]) <= np.array([0.1, 0.4]) + 1e-12).all()
+    assert (np.abs(np.diff(steps[:, :2], axis=0)) <= np.array([0.02, 0.1]) + 1e-12).all()
 
 
 def test_without_a_measured_state_the_residual_is_not_asked_and_the_arm_holds_when_the_last_one_is_old(gate):

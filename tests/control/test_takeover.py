@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armature.control.takeover import Driven, Takeover
+from armature.control.takeover import Driven, Mixed, Takeover
 from armature.errors import ConfigError
 from armature.types import Tick
 
@@ -45,6 +45,33 @@ def test_the_person_fades_in_and_out_over_the_handover():
     assert seen[9].action is PLAN
 
 
+def test_unless_told_otherwise_a_handover_takes_0_3_s_and_what_was_said_counts_for_0_2_s():
+    takeover, seen = Takeover(50_000_000), []
+    takeover.take(said(0))
+    for steady_ns in range(0, 550_000_000, 50_000_000):
+        seen.append(takeover.mix(Tick(steady_ns, steady_ns), PLAN, 0).weight * 6)
+    assert seen == pytest.approx([1, 2, 3, 4, 5, 4, 3, 2, 1, 0, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("handover_s", [0.0, 0.05])
+def test_a_handover_of_less_than_a_tick_is_over_at_once(handover_s):
+    takeover = new(handover_s)
+    for k, engaged in enumerate((True, True, False)):
+        takeover.take(said(k, engaged))
+        mixed = takeover.mix(tick(k), PLAN, 0)
+        assert mixed.weight == float(engaged)
+        np.testing.assert_array_equal(mixed.action, HAND if engaged else PLAN)
+
+
+def test_the_arm_goes_back_from_where_the_person_let_go_not_from_where_their_device_is_now():
+    takeover = new()
+    for k in range(4):
+        takeover.take(said(k))
+        takeover.mix(tick(k), PLAN, 0)
+    takeover.take(said(4, engaged=False, action=np.array([50.0, 50.0])))
+    np.testing.assert_allclose(takeover.mix(tick(4), PLAN, 0).action, [0.75, 0.25])
+
+
 def test_a_device_that_falls_silent_drives_nothing():
     takeover = new(handover_s=0.0)
     takeover.take(said(0))
@@ -58,9 +85,38 @@ def test_with_no_plan_a_person_drives_at_once_and_holds_when_they_let_go():
     takeover.take(said(0))
     mixed = takeover.mix(tick(0), None, None)
     np.testing.assert_array_equal(mixed.action, HAND)
-    assert mixed.stamp_ns == tick(0).stamp_ns
+    assert (mixed.weight, mixed.stamp_ns) == (1.0, tick(0).stamp_ns)
     takeover.take(said(1, engaged=False))
-    assert takeover.mix(tick(1), None, None).action is None
+    assert takeover.mix(tick(1), None, None) == Mixed(None, 0.0, None)
+
+
+def test_what_a_person_said_until_now_may_be_exactly_as_old_as_is_allowed():
+    takeover = Takeover(PERIOD_NS, handover_s=0.0, age_max_s=0.1)
+    takeover.take(said(0))
+    assert takeover.mix(tick(1), PLAN, 0).weight == 1.0
+    late = Tick(tick(1).stamp_ns + 1, tick(1).steady_ns + 1)
+    assert takeover.mix(late, PLAN, 0).weight == 0.0
+
+
+def test_a_plan_that_comes_while_a_person_drives_moves_nothing_and_without_one_nobody_is_faded_to():
+    takeover = new()
+    takeover.take(said(0))
+    assert takeover.mix(tick(0), None, None).weight == 1.0
+    takeover.take(said(1))
+    assert takeover.mix(tick(1), PLAN, 0).action is HAND
+    takeover.take(said(2, engaged=False))
+    assert takeover.mix(tick(2), None, None).weight == 0.0
+    assert takeover.mix(tick(3), PLAN, 0).action is PLAN
+
+
+def test_what_else_is_asked_for_is_faded_alike():
+    takeover = new()
+    takeover.take(said(0))
+    mixed = takeover.mix(tick(0), PLAN, 0)
+    np.testing.assert_allclose(mixed.blend(PLAN + 1.0), [1.0, 1.5])
+    assert mixed.blend(None) is None
+    takeover.reset()
+    assert takeover.mix(tick(1), PLAN, 0).blend(PLAN) is PLAN
 
 
 def test_the_age_that_counts_is_that_of_who_drives():
@@ -69,6 +125,12 @@ def test_the_age_that_counts_is_that_of_who_drives():
     assert takeover.mix(tick(3), PLAN, 5).stamp_ns == tick(3).stamp_ns
     takeover.take(said(4, engaged=False))
     assert takeover.mix(tick(4), PLAN, 5).stamp_ns == 5
+    fading = new()
+    fading.take(said(3))
+    fading.mix(tick(3), PLAN, 5)
+    fading.mix(tick(4), PLAN, 5)
+    fading.take(said(5, engaged=False))
+    assert (fading.mix(tick(5), PLAN, 6).weight, fading.mix(tick(6), PLAN, 7).weight) == (0.25, 0.0)
 
 
 def test_what_is_not_newer_is_not_taken():

@@ -68,7 +68,7 @@ def test_every_log_has_an_id_of_its_own_that_stays(tmp_path):
 
 def test_a_log_whose_rewards_somebody_else_tells_is_refused_and_one_of_before_they_were_named_is_a_topics(tmp_path):
     path = filled(tmp_path / "steps.log", 1)
-    with pytest.raises(ConfigError, match="steps.log: rewards is 'topic', expected 'label'"):
+    with pytest.raises(ConfigError, match=r"steps\.log: rewards is 'topic', expected 'label'"):
         StepLog(path, replace(HEAD, rewards="label"))
     line, _, body = path.read_bytes().partition(b"\n")
     head = json.loads(line)

@@ -38,11 +38,30 @@ def test_the_residual_graph_is_that_of_the_robot_with_two_more_whose_death_does_
     plain = make_graph("robot" if robot else "sim", config)
     *nodes, corrector, learner = make_graph("residual", config)
     assert [node.name for node in nodes] == [node.name for node in plain]
-    assert [node.overrides.get("residual") for node in nodes if node.name == "control_node"] == [True]
+    (control,) = (node for node in nodes if node.name == "control_node")
+    assert (control.overrides["residual"], control.overrides["takeover"]) == (True, True)
     assert all(node.restarts is None for node in nodes)
     assert [(node.name, node.restarts) for node in (corrector, learner)] == [("residual_node", 5), ("learner_node", 5)]
     assert corrector.overrides["lockstep"] is not bool(robot)
     assert learner.overrides == {"residual": str(tmp_path), "seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("robot", "reward", "told"),
+    [("", "simulator", "topic"), ("", "operator", "label"), ("", "progress", "topic"), ("fer", "progress", "label")],
+)
+def test_residual_node_and_learner_are_told_of_the_same_rewards(
+    robot: str, reward: str, told: str, tmp_path: Path
+) -> None:
+    config = GraphConfig(robot=robot, cameras=False, residual=str(tmp_path), reward=reward)
+    *_, corrector, learner = make_graph("residual", config)
+    assert (corrector.overrides["reward"], learner.overrides["reward"]) == (told, reward)
+
+
+def test_a_real_robot_is_no_simulator_that_could_reward(tmp_path: Path) -> None:
+    config = GraphConfig(robot="fer", cameras=False, residual=str(tmp_path), reward="simulator")
+    with pytest.raises(ConfigError, match=r"reward 'simulator': robot 'fer' is none\. Valid: operator, progress"):
+        make_graph("residual", config)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

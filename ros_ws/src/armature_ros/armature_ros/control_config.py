@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from armature.control.chunk_scheduler import SchedulerConfig, SchedulerMode
+from armature.control.takeover import Takeover
 from armature.errors import ConfigError
 from armature_ros.robot import RobotConfig
 from armature_ros.streams import StreamConfig
@@ -42,6 +43,12 @@ class ControlNodeConfig:
     residual_timeout_s: float = 1.0
     """Lockstep: how long a tick waits for its correction before the base action passes alone; then no tick waits until
     one has come."""
+    takeover: bool = False
+    """Let a person drive by `takeover`, and tell on `control/takeover` at every tick who did."""
+    handover_s: float = 0.3
+    """How long it takes to fade from the policy's action to a person's, and back."""
+    takeover_age_max_s: float = 0.2
+    """A device that was silent for so long counts as let go, and what is stamped longer ago is refused."""
     autostart: bool = True
     """Configure and activate at the start, without waiting for somebody to ask."""
 
@@ -52,6 +59,10 @@ class ControlNodeConfig:
             raise ConfigError(
                 f"mode real_time_chunking: with chunk_action tcp_delta the policy cannot be guided. {others}"
             )
+
+    def make_takeover(self, tick_ns: int) -> Takeover | None:
+        """Return what fades to a person and back at ticks of `tick_ns`; raise ConfigError on times that cannot be."""
+        return Takeover(tick_ns, self.handover_s, self.takeover_age_max_s) if self.takeover else None
 
     @property
     def scheduler(self) -> SchedulerConfig:

@@ -7,6 +7,8 @@ that both mean the same moment of the plan; where none has come until the next b
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +17,16 @@ from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.residual import Corrected, Correction, NewestCorrection
+from armature.errors import InvalidValue
 from armature.spec import ActionSpec
 from armature.types import Command
 from armature_ros.conversions import action_from_msg, action_to_msg, ns_from_time
-from armature_ros.qos import latched_qos
+from armature_ros.diagnostics import StreamMonitor
+from armature_ros.qos import latched_qos, reliable_qos
 
+TOPIC = "residual/correction"
+HUMAN = "human"
+"""Whose a corrected action is in which a person had any weight."""
 AGE_MAX_PERIODS = 1.5
 RECORDED_DEPTH = 100
 
@@ -32,6 +39,8 @@ class _Step:
     base: NDArray[np.float64]
     executed: NDArray[np.float64] | None = None
     """What passed, were it at the moment of the base action (D,)."""
+    is_driven: bool = False
+    """A person had weight in it."""
     is_told: bool = False
 
 
@@ -43,7 +52,8 @@ class ControlCorrections:
         self.residual = NewestCorrection(spec.dim, 0 if lockstep else round(AGE_MAX_PERIODS * spec.period_ns))
         self.policy_id = ""
         """Whose base actions these are."""
-        self._spec, self._early_ns, self._lockstep = spec, tick_ns // 2, lockstep
+        self.monitor = StreamMonitor()
+        self._node, self._spec, self._early_ns, self._lockstep = node, spec, tick_ns // 2, lockstep
         self._step: _Step | None = None
         self._base = node.create_publisher(JointTrajectory, "control/base_action", latched_qos())
         self._corrected = node.create_publisher(JointTrajectory, "control/corrected", latched_qos(RECORDED_DEPTH))
@@ -60,37 +70,53 @@ class ControlCorrections:
         self._step = _Step(stamp_ns, base)
         self._base.publish(self._message(base, stamp_ns, self.policy_id))
 
-    def take(self, message: JointTrajectory) -> bool:
-        """Take a correction; return False where a newer one has come, raise InvalidValue where it is none."""
-        value = action_from_msg(message, self._spec.labels)
-        return self.residual.offer(Correction(ns_from_time(message.header.stamp), value, message.header.frame_id))
+    def listen(self, refuse: Callable[[str, InvalidValue], None], on_taken: Callable[[], None]) -> None:
+        """Take what comes; `refuse` is told of what is no correction, `on_taken` of one that is."""
+        self._refuse, self._on_taken = refuse, on_taken
+        self.subscription = self._node.create_subscription(JointTrajectory, TOPIC, self._on_message, reliable_qos())
 
-    def after(self, command: Command, *, is_driving: bool) -> None:
-        """Tell what a tick made of the correction, and the next base action where its time has come."""
+    def after(self, command: Command, *, is_driving: bool, human: float = 0.0) -> None:
+        """Tell what a tick made of the correction, and the next base action where its time has come.
+
+        `human` is the weight of a person in the command.
+        """
         corrected = self.residual.last
         if corrected is None or corrected.now_ns != command.stamp_ns:
             return
         if self._lockstep:
             # The base action was told before the tick, and nothing comes after it.
-            self._note(corrected, command)
+            self._note(corrected, command, human)
             self._close()
         elif not self._is_due(corrected.now_ns):
-            self._note(corrected, command)
+            self._note(corrected, command, human)
         elif is_driving:
             self.ask(corrected.now_ns, corrected.base)
+
+    def _on_message(self, message: JointTrajectory) -> None:
+        stamp_ns = ns_from_time(message.header.stamp)
+        self.monitor.on_sample(stamp_ns, time.monotonic_ns())
+        try:
+            value = action_from_msg(message, self._spec.labels)
+            self.residual.offer(Correction(stamp_ns, value, message.header.frame_id))
+        except InvalidValue as error:
+            self._refuse(TOPIC, error)
+            return
+        self._on_taken()
 
     def _is_due(self, now_ns: int) -> bool:
         step = self._step
         return step is None or not 0 <= now_ns - step.stamp_ns < self._spec.period_ns - self._early_ns
 
-    def _note(self, corrected: Corrected, command: Command) -> None:
+    def _note(self, corrected: Corrected, command: Command, human: float) -> None:
         """Note what passes in the step, and tell it once the correction of the step itself acts."""
         step = self._step
         if step is None or step.is_told:
             return
         # The base has moved on since the step began: only what was added to it belongs to the step.
         moved = corrected.base - step.base if corrected.now_ns != step.stamp_ns else 0.0
-        step.executed = command.action - moved
+        # What a person asks for has not moved with it.
+        step.executed = command.action - (1.0 - human) * moved
+        step.is_driven = step.is_driven or human > 0.0
         correction = corrected.correction
         if correction is not None and correction.stamp_ns == step.stamp_ns:
             self._publish(step, step.executed, correction.source)
@@ -103,7 +129,7 @@ class ControlCorrections:
 
     def _publish(self, step: _Step, executed: NDArray[np.float64], source: str) -> None:
         step.is_told = True
-        self._corrected.publish(self._message(executed, step.stamp_ns, source))
+        self._corrected.publish(self._message(executed, step.stamp_ns, HUMAN if step.is_driven else source))
 
     def _message(self, action: NDArray[np.float64], stamp_ns: int, frame_id: str) -> JointTrajectory:
         message = action_to_msg(action, self._spec.labels, stamp_ns, self._spec.period_ns)

@@ -24,16 +24,14 @@ from armature.errors import InvalidValue
 from armature.types import ActionChunk, GateState, Reason, Sample, Tick
 from armature_ros import last_resort
 from armature_ros.control_config import ControlNodeConfig
+from armature_ros.control_corrections import TOPIC as CORRECTION_TOPIC
 from armature_ros.control_corrections import ControlCorrections
 from armature_ros.control_outputs import ControlOutputs
 from armature_ros.control_services import ControlServices
 from armature_ros.control_status import ControlStatus
-from armature_ros.conversions import (
-    Episode,
-    chunk_from_msg,
-    measured_from_joint_state,
-    ns_from_time,
-)
+from armature_ros.control_takeover import TOPIC as TAKEOVER_TOPIC
+from armature_ros.control_takeover import ControlTakeover
+from armature_ros.conversions import Episode, chunk_from_msg, measured_from_joint_state, ns_from_time
 from armature_ros.diagnostics import StreamMonitor
 from armature_ros.flight_recorder import FlightRecorder
 from armature_ros.heartbeat import Heartbeat
@@ -68,7 +66,8 @@ class ControlNode(LifecycleNode):
         pace = {"tick_ns": self.period_ns, "lockstep": self.config.lockstep}
         self.corrections = ControlCorrections(self, self.spec, **pace) if self.config.residual else None
         residual = NoResidual() if self.corrections is None else self.corrections.residual
-        self.path = ControlPath(self.spec, limits, self.config.scheduler, residual, self.period_ns, guard)
+        takeover = self.config.make_takeover(self.period_ns)
+        self.path = ControlPath(self.spec, limits, self.config.scheduler, residual, self.period_ns, guard, takeover)
         self.loop: SteadyLoop | None = None
         self.episode: Episode | None = None
         self._live = LiveChecks(lambda: self.get_clock().now().nanoseconds, FUTURE_MAX_NS, 0, {})
@@ -159,10 +158,12 @@ class ControlNode(LifecycleNode):
         if command is None:
             return
         self.outputs.send(command)
-        if not self.config.lockstep:
+        if not self.config.lockstep and not self.path.human:
             self.outputs.tell_latency(command)
+        if self.takeover is not None:
+            self.takeover.tell(command.stamp_ns)
         if self.corrections is not None:
-            self.corrections.after(command, is_driving=self.path.is_driving)
+            self.corrections.after(command, is_driving=self.path.is_driving, human=self.path.human)
         if self._flight is not None:
             self._flight.on_command(command, tick.steady_ns)
         if command.state is not self._last_state:
@@ -200,16 +201,7 @@ class ControlNode(LifecycleNode):
         if refusal is not None:
             raise InvalidValue(f"stamp {stamp_ns} ns: {refusal.value}")
 
-    def _on_correction(self, message: JointTrajectory) -> None:
-        corrections = self.corrections
-        if corrections is None:
-            return
-        self.monitors["residual/correction"].on_sample(ns_from_time(message.header.stamp), time.monotonic_ns())
-        try:
-            corrections.take(message)
-        except InvalidValue as error:
-            self._refuse("residual/correction", error)
-            return
+    def _on_correction(self) -> None:
         if self._ticks is not None:
             self._ticks.on_correction()
 
@@ -268,6 +260,13 @@ class ControlNode(LifecycleNode):
         timeouts_s = {CHUNK: self.config.chunk_timeout_s, CORRECTION: self.config.residual_timeout_s}
         return LockstepTicks(self.path, self.corrections, timeouts_s, self._tick_in_lockstep, self.get_logger().warning)
 
+    def _make_takeover(self) -> ControlTakeover:
+        clock = None if self.config.lockstep else lambda: self.get_clock().now().nanoseconds
+        # In lockstep what answers a joint state may come before it.
+        ahead_ns = self.spec.period_ns if self.config.lockstep else FUTURE_MAX_NS
+        ages_ns = round(self.config.takeover_age_max_s * 1e9), ahead_ns
+        return ControlTakeover(self, self.spec, self.path, clock, ages_ns, self._refuse)
+
     def _make_flight_recorder(self, limits: SafetyLimits) -> FlightRecorder | None:
         if not self.config.flight_folder:
             return None
@@ -282,11 +281,13 @@ class ControlNode(LifecycleNode):
             JointState, config.joint_state_topic, self._on_joint_state, newest_stream_qos(lockstep=config.lockstep)
         )
         self.create_subscription(String, "episode", self._on_episode, latched_qos())
+        self.takeover = self._make_takeover() if config.takeover else None
         if self.corrections is not None:
-            self.monitors["residual/correction"] = StreamMonitor()
-            self.correction_subscription = self.create_subscription(
-                JointTrajectory, "residual/correction", self._on_correction, reliable_qos()
-            )
+            self.corrections.listen(self._refuse, self._on_correction)
+        # Who else has a say in what is asked of the gate.
+        sides = {CORRECTION_TOPIC: self.corrections, TAKEOVER_TOPIC: self.takeover}
+        self.sides = {topic: side for topic, side in sides.items() if side is not None}
+        self.monitors |= {topic: side.monitor for topic, side in self.sides.items()}
 
 
 def main(args: list[str] | None = None) -> int:

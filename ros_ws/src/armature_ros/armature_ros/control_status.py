@@ -44,6 +44,7 @@ class ControlStatus:
             "fault": path.fault.name.lower() if path.fault else "",
             "faults": self._faults(),
             "state_age_s": None if self._node.config.lockstep else age_s,
+            "human": path.human,
             "overruns": self._overruns(),
             "counts": self._node.counts(),
         }
@@ -75,8 +76,7 @@ class ControlStatus:
     def _diagnose(self) -> dict[str, dict[str, str]]:
         node = self._node
         subscriptions = {"joint_states": node.joint_state_subscription, "chunk": node.chunk_subscription}
-        if node.corrections is not None:
-            subscriptions["residual/correction"] = node.correction_subscription
+        subscriptions |= {name: side.subscription for name, side in node.sides.items()}
         streams = {
             name: {**monitor.report(), "error": find_mismatch(node, subscriptions[name])}
             for name, monitor in node.monitors.items()

@@ -30,6 +30,8 @@ PIXELS_MAX = 4096 * 4096
 SCANS_MAX = 32
 """Of one JPEG; a progressive one has about ten, thousands would keep the decoder busy for minutes."""
 JPEG_QUALITY = 90
+EPISODE_LABEL = "episode_label"
+"""Topic on which it is told how an episode went, once a person has said so: JSON, its number and success."""
 STEPS_MAX = 1000
 """Of one chunk; policies plan tens of steps."""
 

@@ -92,6 +92,9 @@ class GraphConfig:
     """Real robot: a stand-in for its arm and driver, which is where it is told to be, to try a graph without one."""
     residual: str = ""
     """Folder of the residual that corrects the policy in the graph `residual`, and is learned there."""
+    reward: Literal["", "simulator", "operator", "progress"] = ""
+    """Graph `residual`: who says how an episode went: the simulator, a person by /residual_node/label, or one of these
+    two and failures earn by how near they came to successes; empty: the topic `reward`, whoever publishes it."""
     overrides: tuple[str, ...] = ()
     """More parameters, each `node.parameter=value`, for instance `control_node.chunk_timeout_s=5.0`."""
 
@@ -169,14 +172,27 @@ def _residual(config: GraphConfig) -> tuple[NodeSpec, ...]:
     robot = _robot_file(config.robot) if is_real else _sim_robot(config)
     of_robot: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json"))} if is_real else {}
     parameters = {**(of_robot or _robot_parameters(config)), "lockstep": config.lockstep and not is_real}
-    corrector = _node("residual_node", robot, {**parameters, "residual": config.residual})
+    told, counted = _rewarded(config, is_real=is_real)
+    corrector = _node("residual_node", robot, {**parameters, "residual": config.residual, **told})
     learner = NodeSpec("learner_node", "learner_node", (config_folder() / "learner_node.yaml",),
-                       {"residual": config.residual, "seed": config.seed})  # fmt: skip
+                       {"residual": config.residual, "seed": config.seed, **counted})  # fmt: skip
     return (*nodes, *(replace(node, restarts=RESTARTS) for node in (corrector, learner)))
 
 
+def _rewarded(config: GraphConfig, *, is_real: bool) -> tuple[dict[str, ParameterValue], dict[str, ParameterValue]]:
+    """Return what residual node and learner are told of rewards."""
+    if not config.reward:
+        return {}, {}
+    if config.reward == "simulator" and is_real:
+        raise ConfigError(f"reward 'simulator': robot '{config.robot}' is none. Valid: operator, progress")
+    is_labelled = config.reward == "operator" or is_real
+    return {"reward": "label" if is_labelled else "topic"}, {"reward": config.reward}
+
+
 def _corrected(node: NodeSpec) -> NodeSpec:
-    return replace(node, overrides={**node.overrides, "residual": True}) if node.name == "control_node" else node
+    if node.name != "control_node":
+        return node
+    return replace(node, overrides={**node.overrides, "residual": True, "takeover": True})
 
 
 GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {

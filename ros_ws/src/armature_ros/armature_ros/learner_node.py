@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,8 +27,10 @@ from armature_ros.spin import EXIT_FAULT, StopRequest, run
 from policies.actor_weights import ActorWeights
 from policies.durable_learner import DurableLearner
 from policies.step_link import Block, StepReceiver
+from policies.step_log import TOLD_BY_LABEL, TOLD_BY_TOPIC
 
 REPORT_S = 2.0
+TOLD_BY = {"simulator": TOLD_BY_TOPIC, "operator": TOLD_BY_LABEL}
 SLICE_S = 0.05
 """For so long it learns before it looks at what has come."""
 
@@ -39,7 +42,9 @@ class LearnerNode(Node):
         super().__init__("learner_node", automatically_declare_parameters_from_overrides=True)
         self.config = load_config(self, LearnerNodeConfig)
         torch.set_num_threads(1)
-        self._learner = DurableLearner.open(Path(self.config.residual), self.config.seed)
+        scores_failures = self.config.reward == "progress"
+        folder = Path(self.config.residual)
+        self._learner = DurableLearner.open(folder, self.config.seed, scores_failures=scores_failures)
         self._receivers: dict[str, StepReceiver] = {}
         self._refused: Counter[str] = Counter()
         self._figures: dict[str, float] = {}
@@ -123,7 +128,9 @@ class LearnerNode(Node):
         log_id = block.head.log_id
         receiver = self._receivers.get(log_id)
         if receiver is None:
-            receiver = StepReceiver(self._learner.head, self._learner.taken(log_id))
+            # Progress goes with either: what counts as success is in the steps.
+            rewards = TOLD_BY.get(self.config.reward, block.head.rewards)
+            receiver = StepReceiver(replace(self._learner.head, rewards=rewards), self._learner.taken(log_id))
         try:
             records = receiver.take(block)
         except ConfigError as error:
@@ -145,7 +152,8 @@ class LearnerNode(Node):
         learner = self._learner.learner
         figures = {name: f"{value:.6g}" for name, value in self._figures.items()}
         refused = {f"refused: {why}": str(count) for why, count in self._refused.items()}
-        counts = {"transitions": str(self._learner.rows), "updates": str(learner.updates)}
+        rows = {"transitions": str(self._learner.rows), "of a person": str(self._learner.human_rows)}
+        counts = {**rows, "updates": str(learner.updates)}
         return {"learner": {**counts, "share": f"{learner.share:.3f}", "given": str(self._given), **figures, **refused}}
 
 

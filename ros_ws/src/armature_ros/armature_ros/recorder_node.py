@@ -16,12 +16,14 @@ from typing import Any
 import rclpy
 from rclpy.executors import Executor
 from rclpy.node import Node
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from armature.errors import ArmatureError, ConfigError
-from armature_ros.conversions import NS_PER_S, Episode
+from armature_ros.conversions import EPISODE_LABEL, NS_PER_S, Episode
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
+from armature_ros.qos import reliable_qos
 from armature_ros.recorded_topics import recorded_topics
 from armature_ros.recorder_config import RecorderNodeConfig, open_for_recording
 from armature_ros.recorder_counts import plain_counts, stream_report
@@ -54,6 +56,8 @@ class RecorderNode(Node):
         self._reader = StreamReader(self, topics, self.config.reliability, self._recorder)
         self._episode: Episode | None = None
         self._number: int | None = None
+        self._label: bool | None = None
+        """How a person said that the episode went; it counts more than what `~/end` says."""
         self._fault = ""
         self._is_faulty = False
         self._is_closed = False
@@ -62,6 +66,7 @@ class RecorderNode(Node):
             self.create_service(Trigger, f"~/{name}", self._answering(act))
         self.create_service(SetBool, "~/end", self._answering(self._end))
         self.create_service(SetBool, "~/relabel", self._answering(self._relabel))
+        self.create_subscription(String, EPISODE_LABEL, self._on_label, reliable_qos())
         Diagnostics(self, self._diagnose)
         self.create_timer(TRIM_PERIOD_S, _give_memory_back)
         self.get_logger().info(f"{self.config.dataset}: ready")
@@ -113,6 +118,7 @@ class RecorderNode(Node):
         announced = self._announced()
         self._require_streams(is_flowing=announced is None)
         self._number = self._recorder.start(self._metadata(announced))
+        self._label = None
         now_ns = self.get_clock().now().nanoseconds
         begin_ns = now_ns + START_MARGIN_NS if announced is None else announced.begin_ns
         self._episode = announced
@@ -148,7 +154,7 @@ class RecorderNode(Node):
 
     def _discard(self, _request: Trigger.Request) -> str:
         self._reader.window.close()
-        self._episode = None
+        self._episode = self._number = None
         self._recorder.discard()
         return "discarded"
 
@@ -156,7 +162,9 @@ class RecorderNode(Node):
         published = self._drain() if self._recorder.is_recording else {}
         self._reader.window.close()
         termination = str((self._result() or {}).get("fault", ""))
-        summary = self._recorder.end(request.data, termination)
+        if self._label is not None:
+            termination = termination or "labelled by the operator"
+        summary = self._recorder.end(request.data if self._label is None else self._label, termination)
         return json.dumps(
             {
                 "episode": summary.episode,
@@ -167,6 +175,18 @@ class RecorderNode(Node):
                 "published": published,
             }
         )
+
+    def _on_label(self, message: String) -> None:
+        """Keep what a person says of the episode that is recorded, or was last."""
+        label = json.loads(message.data)
+        if self._number is None or (self._episode is not None and label["episode"] != self._episode.episode):
+            return
+        self._label = bool(label["success"])
+        if not self._recorder.is_recording:
+            try:
+                self._recorder.relabel_last(self._label)
+            except ArmatureError as error:
+                self.get_logger().error(f"{EPISODE_LABEL}: {error}")
 
     def _relabel(self, request: SetBool.Request) -> str:
         number = self._recorder.relabel_last(request.data)

@@ -28,7 +28,7 @@ class ResidualNodeConfig:
     control_every: int = 5
     """Every so manyth episode is the base's alone, without noise, to compare; 0: none."""
     reward: Literal["topic", "label"] = "topic"
-    """Who tells rewards: the topic `reward`, or the end of an episode alone, 1 for success."""
+    """Who tells rewards: the topic `reward`, or the label alone that a person gives an episode, 1 for success."""
     lockstep: bool = False
     joint_state_topic: str = "joint_states"
     max_age_s: float = 0.15
@@ -62,6 +62,9 @@ class LearnerNodeConfig:
     residual: str
     """Folder of the residual that is learned."""
     seed: int = 0
+    reward: Literal["simulator", "operator", "progress"] = "simulator"
+    """Who says how an episode went: the topic `reward` (of a simulator), a person by /residual_node/label, or either of
+    them, and each failure earns by how near it came to the successes before, see `policies/progress_reward.py`."""
     weights_period_s: float = 10.0
     """How often new weights are given out."""
     flush_period_s: float = 2.0

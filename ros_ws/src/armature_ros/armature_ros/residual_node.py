@@ -24,8 +24,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.residual import Correction
 from armature.errors import InvalidValue
-from armature_ros.control_corrections import correction_to_msg
-from armature_ros.conversions import Episode, action_from_msg, ns_from_time, positions_from_joint_state
+from armature_ros.control_corrections import HUMAN, correction_to_msg
+from armature_ros.conversions import EPISODE_LABEL, Episode, action_from_msg, ns_from_time, positions_from_joint_state
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.heartbeat import Heartbeat
 from armature_ros.parameters import load_config
@@ -69,7 +69,7 @@ class ResidualNode(Node):
         self._interrupted_ns = -1 if last is None else int(last["stamp_ns"])
         self._number = -1 if last is None else int(last["episode"])
         self._episode: Episode | None = None
-        self._is_acting = False
+        self._is_acting = self._waits_for_label = False
         self._asked: tuple[int, NDArray[np.float64], float] | None = None
         self._times_s: deque[float] = deque(maxlen=TIMED)
         self._unanswered = 0
@@ -92,7 +92,9 @@ class ResidualNode(Node):
 
     def _head(self) -> LogHead:
         residual, view = self._residual, self._view
-        return LogHead(residual.task, view.spec.fingerprint, residual.base_id, view.observation_dim, view.action_dim)
+        sizes = {"observation_dim": view.observation_dim, "action_dim": view.action_dim}
+        robot, rewards = view.spec.fingerprint, self.config.reward
+        return LogHead(residual.task, robot, residual.base_id, **sizes, rewards=rewards)
 
     def _make_assembly(self) -> StepAssembly:
         return StepAssembly(
@@ -116,7 +118,8 @@ class ResidualNode(Node):
             qos = latched_qos(KEPT) if self.config.lockstep else reliable_qos(KEPT)
             self.create_subscription(JointState, "reward", self._on_reward, qos)
         self.create_service(Trigger, "~/start", self._on_start)
-        self.create_service(SetBool, "~/end", self._on_end)
+        self.create_service(SetBool, "~/label", self._on_label)
+        self._labels = self.create_publisher(String, EPISODE_LABEL, reliable_qos())
         self._link = ResidualLink(self, StepSender(self._log), self._acting, self._inputs.refuse)
         self.create_timer(LOOK_S, self._look)
         Heartbeat(self)
@@ -184,10 +187,10 @@ class ResidualNode(Node):
         self._acting.begin_episode(self._number)
         marks = {"episode": self._number, "version": self._acting.version, "share": self._acting.share}
         self._assembly.begin(**marks, flags=self._acting.flags)
-        self._is_acting, self._asked = True, None
+        self._is_acting, self._asked, self._waits_for_label = True, None, False
 
     def _end(self, end_ns: int | None, *, success: bool) -> None:
-        self._is_acting = False
+        self._is_acting = self._waits_for_label = False
         self._assembly.end(end_ns, time.monotonic(), success=success)
 
     def _on_episode(self, message: String) -> None:
@@ -199,6 +202,10 @@ class ResidualNode(Node):
     def _on_result(self, message: String) -> None:
         result = json.loads(message.data)
         if self._episode is not None and result["episode"] == self._episode.episode and self._is_acting:
+            if self.config.reward == "label":
+                # Until the next one begins; without a label nobody knows how this one ended.
+                self._is_acting, self._waits_for_label = False, True
+                return
             self._end(result["end_ns"], success=bool(result["success"]) and not result["fault"])
 
     def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -209,12 +216,16 @@ class ResidualNode(Node):
         response.success, response.message = True, json.dumps({"episode": self._number})
         return response
 
-    def _on_end(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        if not self._is_acting:
-            response.message = "no episode is under way"
-            return response
-        self._end(None, success=request.data)
-        response.success, response.message = True, json.dumps({"episode": self._number, "success": request.data})
+    def _on_label(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self.config.reward == "topic" and self._episode is not None:
+            response.message = "the simulator tells how its episodes go, unless the parameter reward is 'label'"
+        elif not (self._is_acting or self._waits_for_label):
+            response.message = "no episode is under way, or waits for its label"
+        else:
+            self._end(None, success=request.data)
+            number = self._number if self._episode is None else self._episode.episode
+            response.success, response.message = True, json.dumps({"episode": number, "success": request.data})
+            self._labels.publish(String(data=response.message))
         return response
 
     def _on_corrected(self, message: JointTrajectory) -> None:
@@ -223,8 +234,9 @@ class ResidualNode(Node):
         except InvalidValue as error:
             self._inputs.refuse("control/corrected", error)
             return
-        is_corrected = bool(message.header.frame_id)
-        self._assembly.executed(ns_from_time(message.header.stamp), action, time.monotonic(), is_corrected=is_corrected)
+        source, stamp_ns = message.header.frame_id, ns_from_time(message.header.stamp)
+        whose = {"is_corrected": source not in ("", HUMAN), "is_human": source == HUMAN}
+        self._assembly.executed(stamp_ns, action, time.monotonic(), **whose)
 
     def _on_reward(self, message: JointState) -> None:
         try:

@@ -24,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.errors import ArmatureError, InvalidValue
 from armature.spec import TCP_DELTA
 from armature_ros.camera_infos import CameraInfos
-from armature_ros.conversions import Episode, action_from_msg, ns_from_time, time_from_ns
+from armature_ros.conversions import EPISODE_LABEL, Episode, action_from_msg, ns_from_time, time_from_ns
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, published_stream_qos, reliable_qos
@@ -70,6 +70,8 @@ class _Running:
     commanded_ns: int = 0
     """When the newest command came [ns, steady clock]."""
     success: bool = False
+    label: bool | None = None
+    """What a person said of it, which counts instead."""
     is_started: bool = False
     is_over: bool = False
     fault: str = ""
@@ -100,6 +102,7 @@ class SimNode(Node):
         self._command_subscription = self.create_subscription(
             JointTrajectory, COMMAND_TOPIC, self._on_command, reliable_qos()
         )
+        self.create_subscription(String, EPISODE_LABEL, self._on_label, reliable_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/start", self._on_start)
         Diagnostics(self, self._diagnose)
@@ -192,6 +195,8 @@ class SimNode(Node):
         self._end_ns = running.stamp_ns
         if self._running is running:
             self._running = None
+        if running.label is not None:
+            running.success = running.label
         result = {
             "episode": running.episode.episode,
             "seed": running.episode.seed,
@@ -223,6 +228,12 @@ class SimNode(Node):
             return
         if np.isfinite(action).all():
             running.command, running.commanded_ns = action, time.monotonic_ns()
+
+    def _on_label(self, message: String) -> None:
+        """End the episode under way as a person has labelled it."""
+        running, label = self._running, json.loads(message.data)
+        if running is not None and running.is_started and label["episode"] == running.episode.episode:
+            running.label, running.is_over = bool(label["success"]), True
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._running is not None:
