@@ -49,7 +49,8 @@ fault-matrix: $(INSTALLED)
 	@$(BIN)/python tests/fault_table.py $(FAULTS) docs/fault_matrix.md
 
 # What stands between a policy and the arm; few examples of each property reach every line.
-PROVED := safety_gate limiter pursuit arm_watch request_check limits control_step chunk_scheduler blending delay_estimate
+PROVED := safety_gate limiter pursuit arm_watch request_check limits control_step chunk_scheduler blending \
+    delay_estimate command_trace residual takeover
 coverage: $(INSTALLED)
 	@HYPOTHESIS_PROFILE=mutation $(BIN)/python -m pytest tests/control -q --deselect tests/control/test_limiter_proof.py \
 	    $(PROVED:%=--cov=armature.control.%) --cov-report=term-missing --cov-fail-under=100 $(ARGS)

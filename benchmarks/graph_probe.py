@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import rclpy
@@ -25,6 +26,8 @@ from armature_ros.qos import newest_stream_qos, reliable_qos
 
 KEPT = 20_000
 STOPPED = ("hold", "latched")
+ANSWER_S = 0.5
+ARMING = ("control_node/reset", "control_node/arm")
 
 
 class Track:
@@ -44,11 +47,17 @@ class Track:
         """Return when it changed last, `since_s` where it has not changed since."""
         return max(self.changes_s[-1], since_s) if self.changes_s else since_s
 
+    def longest_pause_s(self, begin_s: float, end_s: float) -> float:
+        """Return the longest time without a change between two times."""
+        changes_s = [begin_s, *(at_s for at_s in list(self.changes_s) if begin_s < at_s < end_s), end_s]
+        return max(after - before for before, after in pairwise(changes_s))
+
 
 class GraphProbe:
     """A node of its own, spinning on a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *services: str) -> None:
+        """`services` without arguments can be called, beside those that arm."""
         self.commands, self.states = Track(), Track()
         self._statuses: deque[tuple[float, str]] = deque(maxlen=KEPT)
         self._newest_status = ""
@@ -64,7 +73,7 @@ class GraphProbe:
         self._node.create_subscription(JointTrajectory, "chunk", self._on_chunk, reliable_qos())
         self._node.create_subscription(String, "control_node/timing", self._on_timing, reliable_qos(100))
         self._node.create_subscription(String, "control_node/status", self._on_status, reliable_qos(100))
-        self._services = {name: self._node.create_client(Trigger, f"control_node/{name}") for name in ("reset", "arm")}
+        self._services = {name: self._node.create_client(Trigger, name) for name in (*ARMING, *services)}
         self._executor = EventsExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._ends = threading.Event()
@@ -86,17 +95,30 @@ class GraphProbe:
         """Arm, again if need be, until the arm is driven and `moves`; raise TimeoutError when it will not."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
-            if self._state() == "armed" and (self._moves() or not moves):
+            if self.is_driven() and (self._moves() or not moves):
                 return
             # Holding, it waits for a chunk, which a reset would put off.
             if self._state() in ("disarmed", "latched"):
-                for name in ("reset", "arm"):
-                    self._call(name)
+                for name in ARMING:
+                    self.call(name)
             time.sleep(0.05)
         raise TimeoutError(
             f"the arm does not move: state {self._state()}, {len(self.commands.changes_s)} commands seen; the control "
             f"node's last status: {self._newest_status}"
         )
+
+    def is_driven(self) -> bool:
+        """Tell whether requests pass."""
+        return self._state() == "armed"
+
+    def call(self, name: str) -> None:
+        """Call a service, and wait for its answer half a second at most: who is to give it may have been killed."""
+        client = self._services[name]
+        if client.wait_for_service(timeout_sec=ANSWER_S):
+            future = client.call_async(Trigger.Request())
+            deadline_s = time.monotonic() + ANSWER_S
+            while not future.done() and time.monotonic() < deadline_s:
+                time.sleep(0.01)
 
     def chunk_ends_s(self) -> float:
         """Return when the newest chunk ends, on this process' steady clock."""
@@ -113,14 +135,6 @@ class GraphProbe:
     def _moves(self) -> bool:
         now_s = time.monotonic()
         return all(track.changes_s and now_s - track.changes_s[-1] < 0.05 for track in (self.commands, self.states))
-
-    def _call(self, name: str) -> None:
-        client = self._services[name]
-        if client.wait_for_service(timeout_sec=1.0):
-            future = client.call_async(Trigger.Request())
-            deadline_s = time.monotonic() + 1.0
-            while not future.done() and time.monotonic() < deadline_s:
-                time.sleep(0.01)
 
     def _spin(self) -> None:
         try:

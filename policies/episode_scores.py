@@ -63,7 +63,7 @@ class EpisodeScores:
         """Go on with what was kept of the first `rows` rows: later episodes are going to be sent again."""
         if not self._path.exists():
             return
-        with np.load(self._path) as kept:
+        with np.load(self._path, allow_pickle=False) as kept:
             for of_rows, success, point in zip(kept["rows"], kept["successes"], kept["points"], strict=True):
                 if of_rows <= rows:
                     self._reward.remember(point, success=bool(success))

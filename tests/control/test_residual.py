@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from armature.control.residual import Correction, NewestCorrection
+from armature.control.residual import Corrected, Correction, NewestCorrection
 from armature.errors import InvalidValue
 
 BASE = np.array([1.0, 2.0])
@@ -26,8 +26,7 @@ def test_without_a_correction_the_base_action_passes_as_it_is_and_is_counted():
     residual = asked()
     assert residual.correct(0, BASE, BASE) is BASE
     assert residual.counts == {"ticks without": 1}
-    assert residual.last is not None
-    assert residual.last.correction is None
+    assert residual.last == Corrected(0, BASE, None)
 
 
 def test_a_correction_acts_until_the_base_action_that_it_answers_is_too_old():
@@ -36,6 +35,17 @@ def test_a_correction_acts_until_the_base_action_that_it_answers_is_too_old():
     for now_ms, expected in ((99, [1, 2]), (100, [1.1, 1.9]), (175, [1.1, 1.9]), (176, [1, 2])):
         assert residual.correct(now_ms * MS, BASE, BASE).tolist() == pytest.approx(expected)
     assert residual.counts == {"corrections used": 2, "ticks without": 2}
+
+
+def test_what_became_of_the_newest_tick_is_told():
+    residual = asked()
+    assert residual.last is None
+    newest = correction(100 * MS, 0.1, -0.1)
+    residual.offer(newest)
+    residual.correct(120 * MS, BASE, BASE)
+    assert residual.last == Corrected(120 * MS, BASE, newest)
+    residual.reset()
+    assert residual.last is None
 
 
 def test_in_lockstep_a_correction_counts_for_its_own_tick_alone():
@@ -75,8 +85,20 @@ def test_a_correction_of_a_base_action_that_was_never_told_cannot_keep_out_the_t
     residual = asked(until_ns=50 * MS)
     with pytest.raises(InvalidValue, match="answers a base action of 51000000 ns, the newest is of 50000000 ns"):
         residual.offer(correction(51 * MS, 0.0, 0.0))
+    assert not residual.is_answered(50 * MS)
     assert residual.offer(correction(50 * MS, 0.1, 0.1))
     assert residual.is_answered(50 * MS)
+    assert not residual.is_answered(51 * MS)
+
+
+def test_a_clock_begins_at_0_and_before_the_first_base_action_there_is_nothing_to_correct():
+    residual = NewestCorrection(2, 75 * MS)
+    with pytest.raises(InvalidValue, match=r"base action of 0 ns, there is none$"):
+        residual.offer(correction(0, 0.1, 0.1))
+    residual.ask(0)
+    with pytest.raises(InvalidValue, match=r"base action of 1 ns, the newest is of 0 ns$"):
+        residual.offer(correction(1, 0.1, 0.1))
+    assert residual.offer(correction(0, 0.1, 0.1))
 
 
 def test_after_a_reset_nothing_is_in_force_and_old_answers_are_refused():
@@ -85,4 +107,4 @@ def test_after_a_reset_nothing_is_in_force_and_old_answers_are_refused():
     residual.reset()
     assert residual.correct(10 * MS, BASE, BASE) is BASE
     with pytest.raises(InvalidValue, match="there is none"):
-        residual.offer(correction(20 * MS, 0.5, 0.5))
+        residual.offer(correction(0, 0.5, 0.5))

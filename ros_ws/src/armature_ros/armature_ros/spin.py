@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from armature.errors import ArmatureError
+from armature_ros.steady_loop import SWITCH_INTERVAL_S
 
 NodeT = TypeVar("NodeT", bound=Node)
 
@@ -24,6 +25,8 @@ PARENT_VARIABLE = "ARMATURE_PARENT_PID"
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 3
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES = 32 << 20, 256 << 20
 
 
 class StopRequest:
@@ -67,6 +70,9 @@ def run(
     """
     stop = StopRequest()
     _die_with_parent()
+    _keep_memory()
+    # A thread that waits for Python's lock gets it after so long; by default, after 5 ms.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
@@ -96,3 +102,12 @@ def _die_with_parent() -> None:
     # It may have died before the call above.
     if os.getppid() != int(parent):
         os._exit(1)
+
+
+def _keep_memory() -> None:
+    """Have the allocator keep the memory of messages: got anew for every image, each of its pages faults first."""
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's alone
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+            mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
