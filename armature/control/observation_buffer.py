@@ -191,7 +191,7 @@ class _Stream:
             self.drop_before(self.stamps_ns[bisect_right(self.stamps_ns, sample.stamp_ns - self._keep_ns) - 1])
 
     def newest_not_after(self, tick_ns: int) -> int:
-        """Find what `alignment.newest_not_after` finds: for one tick, a tenth of its time."""
+        """Find what `alignment.newest_not_after` finds, for one tick and without arrays."""
         index = bisect_right(self.stamps_ns, tick_ns) - 1
         return index if index >= 0 and tick_ns - self.stamps_ns[index] <= self.policy.limit_ns else -1
 
