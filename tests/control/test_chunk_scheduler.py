@@ -436,3 +436,14 @@ def test_whatever_a_blended_chunk_says_and_when_it_comes_the_position_is_continu
     after = ChunkScheduler(RECEDING)
     push(after, chunk(400, new))
     assert value_at(scheduler, arrival_ms + blend_ms) == value_at(after, arrival_ms + blend_ms)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+def test_actions_of_any_kind_of_number_come_out_as_doubles(dtype: str):
+    scheduler = ChunkScheduler(RECEDING)
+    scheduler.push(ActionChunk(0, 0, 50 * MS, np.array([[1], [3]], dtype=dtype)), 0)
+    for now_ms, expected in ((0, 1.0), (25, 2.0), (50, 3.0)):
+        found = scheduler.action_at(now_ms * MS)
+        assert found is not None
+        assert found.action.dtype == np.float64
+        assert found.action.tolist() == [expected]

@@ -120,3 +120,10 @@ def test_one_joint_with_something_in_its_way_is_enough(gap, pace, position, velo
     for joints in ((free, blocked), (blocked, free)):
         gaps, paces, positions, velocities = zip(*joints, strict=True)
         assert reach(gaps, paces, positions, velocities, (LIMITS, LIMITS), PERIOD_S) is None
+
+
+@pytest.mark.parametrize("longer", range(4))
+def test_what_is_not_said_of_every_joint_is_no_motion(longer: int):
+    given = [[0.0] * (2 if i == longer else 1) for i in range(4)]
+    with pytest.raises(ValueError, match="zip"):
+        reach(*given, (LIMITS,), PERIOD_S)

@@ -91,7 +91,7 @@ def test_velocities_are_scaled_by_one_factor_where_one_fits_else_cut(velocities,
 
 
 def test_every_joint_has_its_gap_its_velocity_its_limits_and_its_range():
-    for gaps, speeds in (([0.1], [0.0, 0.0]), ([0.1, 0.1], [0.0])):
+    for gaps, speeds in (([0.1], [0.0, 0.0]), ([0.1, 0.1], [0.0]), ([0.1, 0.1, 0.1], [0.0, 0.0])):
         with pytest.raises(ValueError, match="zip"):
             pursue(gaps, speeds, BOTH, PERIOD_S)
     with pytest.raises(ValueError, match="zip"):

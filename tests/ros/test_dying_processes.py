@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from control_lab import PATIENCE_S, Lab, judge
 
 from armature_ros import shared_memory
 from armature_ros.graph import GraphConfig, NodeSpec, make_graph
+from armature_ros.qos import FASTDDS_PROFILE, PROFILE_VARIABLES
 from armature_ros.shared_memory import remove_leftovers
 from armature_ros.up import NodeDied, RunningGraph
 
@@ -108,10 +110,13 @@ def drive_a_little() -> None:
 
 
 def test_what_a_killed_graph_leaves_in_shared_memory_is_removed_and_harms_no_successor(
-    environment: dict[str, str], record_property: Callable[[str, str], None]
+    environment: dict[str, str], tmp_path: Path, record_property: Callable[[str, str], None]
 ) -> None:
     before = dead_segments()
-    with started([NODES["mock_arm_node"]], environment) as graph:
+    # As a driver of somebody else's does, which shares memory.
+    profile = shutil.copy(FASTDDS_PROFILE, tmp_path)
+    sharing = replace(NODES["mock_arm_node"], environment=dict.fromkeys(PROFILE_VARIABLES, profile))
+    with started([sharing], environment) as graph:
         os.kill(graph.pids()["mock_arm_node"], signal.SIGKILL)
         assert str(await_death(graph)) == "node mock_arm_node was killed by SIGKILL"
     left = dead_segments() - before

@@ -292,7 +292,7 @@ class ControlNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; return the exit code."""
-    return run(ControlNode, ControlNode.spin, args)
+    return run(ControlNode, ControlNode.spin, args, shares_memory=False)
 
 
 if __name__ == "__main__":

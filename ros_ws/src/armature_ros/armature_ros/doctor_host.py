@@ -17,9 +17,8 @@ from xml.etree import ElementTree
 import psutil
 
 from armature_ros.doctor_findings import Finding
-from armature_ros.qos import FASTDDS_PROFILE, single_host_environment
+from armature_ros.qos import FASTDDS_PROFILE, PROFILE_VARIABLES, single_host_environment
 
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 DOMAIN_MAX = 232
 DOMAIN_SAFE_MAX = 101
 """Above it the ports of DDS run into those that Linux gives to clients."""

@@ -99,7 +99,7 @@ class MockArmNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; return the exit code."""
-    return run(MockArmNode, MockArmNode.loop, args)
+    return run(MockArmNode, MockArmNode.loop, args, shares_memory=False)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rclpy.node import Node
@@ -17,17 +18,26 @@ from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 FASTDDS_PROFILE = Path(__file__).with_name("fastdds.xml")
+FASTDDS_SOCKETS_PROFILE = Path(__file__).with_name("fastdds_sockets.xml")
+# Jazzy's Fast DDS 2 reads the second, newer ones the first.
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 def single_host_environment() -> dict[str, str]:
     """Return the variables that every process of a single-host graph needs before its first ROS call."""
     return {
         "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
-        # Jazzy's Fast DDS 2 reads the second name, newer ones the first.
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(FASTDDS_PROFILE),
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(FASTDDS_PROFILE),
+        **dict.fromkeys(PROFILE_VARIABLES, str(FASTDDS_PROFILE)),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
+
+
+def leave_shared_memory() -> None:
+    """Have this process use sockets alone, from its first ROS call on; a profile that is not ours stays in force."""
+    for name in PROFILE_VARIABLES:
+        if os.environ.get(name) == str(FASTDDS_PROFILE):
+            os.environ[name] = str(FASTDDS_SOCKETS_PROFILE)
+            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
 
 
 def latched_qos(depth: int = 1) -> QoSProfile:

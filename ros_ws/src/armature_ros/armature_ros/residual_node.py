@@ -283,7 +283,7 @@ class ResidualNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; return the exit code."""
-    return run(ResidualNode, ResidualNode.loop, args)
+    return run(ResidualNode, ResidualNode.loop, args, shares_memory=False)
 
 
 if __name__ == "__main__":

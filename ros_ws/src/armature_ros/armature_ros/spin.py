@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from armature.errors import ArmatureError
+from armature_ros.qos import leave_shared_memory
 from armature_ros.steady_loop import SWITCH_INTERVAL_S
 
 NodeT = TypeVar("NodeT", bound=Node)
@@ -63,9 +64,12 @@ def run(
     make_node: Callable[[], NodeT],
     loop: Callable[[NodeT, Executor, StopRequest], int | None] = spin,
     args: Sequence[str] | None = None,
+    *,
+    shares_memory: bool = True,
 ) -> int:
     """Build a node, run `loop` on it until a signal, and return the exit code: that of `loop`, 2 on bad input.
 
+    Without `shares_memory` no process that is stopped or killed can hold the node up; images are slower then.
     Any other exception leaves as it is (a traceback and exit code 1 are right for a fault).
     """
     stop = StopRequest()
@@ -73,6 +77,8 @@ def run(
     _keep_memory()
     # A thread that waits for Python's lock gets it after so long; by default, after 5 ms.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if not shares_memory:
+        leave_shared_memory()
     rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
