@@ -127,7 +127,8 @@ class GraphProbe:
 
     def held_since_s(self, since_s: float) -> float:
         """Return when the control node said first that it holds, infinite where it has not."""
-        return min((at for at, state in self._statuses if at >= since_s and state in STOPPED), default=float("inf"))
+        statuses = list(self._statuses)  # another thread adds to them meanwhile
+        return min((at for at, state in statuses if at >= since_s and state in STOPPED), default=float("inf"))
 
     def _state(self) -> str:
         return self._statuses[-1][1] if self._statuses and time.monotonic() - self._statuses[-1][0] < 0.5 else "silent"
