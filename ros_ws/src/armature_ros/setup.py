@@ -9,6 +9,7 @@ NODES = (
     "recorder_node",
     "camera_node",
     "teleop_node",
+    "takeover_node",
     "mock_arm_node",
     "residual_node",
     "learner_node",

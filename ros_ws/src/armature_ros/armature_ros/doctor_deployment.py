@@ -26,6 +26,7 @@ from armature_ros.residual_config import LearnerNodeConfig, ResidualNodeConfig
 from armature_ros.robot import load_robot_spec
 from armature_ros.sim_node import COMMAND_TOPIC, SimNodeConfig
 from armature_ros.streams import TopicArrays, topics_of
+from armature_ros.takeover_node import TakeoverNodeConfig
 from armature_ros.teleop_node import TeleopNodeConfig
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ CONFIGS: dict[str, type] = {
     "sim_node": SimNodeConfig,
     "policy_node": PolicyNodeConfig,
     "teleop_node": TeleopNodeConfig,
+    "takeover_node": TakeoverNodeConfig,
     "control_node": ControlNodeConfig,
     "recorder_node": RecorderNodeConfig,
     "camera_node": CameraNodeConfig,
@@ -142,7 +144,7 @@ def _readings(deployment: Deployment, needed: tuple[str, ...]) -> Iterator[tuple
             yield topic, listener
     # What a command is compared with.
     measured = tuple(array for array in spec.action.arrays if array.name != TCP_DELTA)
-    for name in ("control_node", "teleop_node"):
+    for name in ("control_node", "teleop_node", "takeover_node"):
         if reader := configs.get(name):
             qos = newest_stream_qos(lockstep=getattr(reader, "lockstep", False))
             yield TopicArrays(reader.joint_state_topic, JointState, measured), Listener(name, qos)

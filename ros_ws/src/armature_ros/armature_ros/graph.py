@@ -95,6 +95,9 @@ class GraphConfig:
     reward: Literal["", "simulator", "operator", "progress"] = ""
     """Graph `residual`: who says how an episode went: the simulator, a person by /residual_node/label, or one of these
     two and failures earn by how near they came to successes; empty: the topic `reward`, whoever publishes it."""
+    takeover: Literal["", "keyboard"] = ""
+    """Device by which a person takes the arm over from the policy and gives it back; simulations then run in real
+    time. With a device of your own: `control_node.takeover=true` among the overrides."""
     overrides: tuple[str, ...] = ()
     """More parameters, each `node.parameter=value`, for instance `control_node.chunk_timeout_s=5.0`."""
 
@@ -105,7 +108,12 @@ def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
         raise ConfigError(unknown("graph", name, GRAPHS))
     if config.policy != EXPERT and not Path(config.policy).is_dir():
         raise ConfigError(f"policy '{config.policy}' is no folder. Valid: {EXPERT}, or the folder of a checkpoint")
-    return _apply(config.overrides, GRAPHS[name](config))
+    if not config.takeover:
+        return _apply(config.overrides, GRAPHS[name](config))
+    if config.operator == "keyboard":
+        raise ConfigError("takeover 'keyboard': with the operator 'keyboard' a person drives all the time")
+    # A person cannot be waited for.
+    return _apply(config.overrides, _with_takeover(GRAPHS[name](replace(config, lockstep=False))))
 
 
 def graph_environment(domain_id: int | None = None) -> dict[str, str]:
@@ -193,6 +201,15 @@ def _corrected(node: NodeSpec) -> NodeSpec:
     if node.name != "control_node":
         return node
     return replace(node, overrides={**node.overrides, "residual": True, "takeover": True})
+
+
+def _with_takeover(nodes: tuple[NodeSpec, ...]) -> tuple[NodeSpec, ...]:
+    """Return the nodes and the keyboard by which a person takes over, to which the control node listens."""
+    control = next(node for node in nodes if node.name == "control_node")
+    robot = {key: value for key, value in control.overrides.items() if key.startswith("robot.")}
+    keyboard = replace(_node("takeover_node", control.params_files[0], robot), needs_terminal=True)
+    told = replace(control, overrides={**control.overrides, "takeover": True})
+    return (*(told if node is control else node for node in nodes), keyboard)
 
 
 GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {

@@ -65,6 +65,10 @@ class Jog:
         """Forget the target; the next one begins at the measured state."""
         self._target = self._motion = None
 
+    def begin(self, start: NDArray[np.float64]) -> None:
+        """Let the target be `start` (D,), such as what the arm was last commanded to do."""
+        self._target = np.clip(start, self._spec.low, self._spec.high)
+
     def press(self, key: str, now_s: float) -> bool:
         """Take one key; return False when it means nothing here."""
         key = ALIASES.get(key, key)
@@ -83,7 +87,7 @@ class Jog:
         `measured` (D,) is the state in the layout of the action.
         """
         if self._target is None:
-            self._target = np.clip(measured, self._spec.low, self._spec.high)
+            self.begin(measured)
         if self._spec.kind == "tcp_delta":
             self._target[self._spec.slice_of(TCP_DELTA)] = 0.0
         if self._motion is not None and now_s < self._until_s:

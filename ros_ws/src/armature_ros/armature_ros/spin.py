@@ -6,7 +6,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TypeVar
 
@@ -58,6 +59,16 @@ def spin(_node: Node, executor: Executor, stop: StopRequest) -> None:
     # EventsExecutor.spin() runs no callback in the wheels of rclpy 7.1 and 9.1: time-outs are the way around it.
     while not stop.requested and rclpy.ok():
         executor.spin_once(timeout_sec=0.1)
+
+
+def deadlines(period_s: float, executor: Executor, stop: StopRequest) -> Iterator[None]:
+    """Yield at absolute deadlines until asked to stop, callbacks between them; late ones are not made up for."""
+    deadline_s = time.monotonic()
+    while not stop.requested:
+        executor.spin_once(timeout_sec=max(0.0, deadline_s - time.monotonic()))
+        if time.monotonic() >= deadline_s:
+            deadline_s = max(deadline_s, time.monotonic() - period_s) + period_s
+            yield
 
 
 def run(
