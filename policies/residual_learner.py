@@ -61,9 +61,9 @@ class ResidualLearner(OnlineLearner):
             self._human.add(rows)
 
     def _learn(self, *, with_actor: bool) -> dict[str, float]:
-        batch, share = self._batch(), self.share
+        (batch, shown), share = self._batch(), self.share
         figures = self.td3.update_critics(batch, share)
-        return figures | self.td3.update_actor(batch, share) if with_actor else figures
+        return figures | self.td3.update_actor(batch, share, shown) if with_actor else figures
 
     def weights(self) -> ActorWeights:
         """Return the actor as it is now, for the robot."""
@@ -79,16 +79,17 @@ class ResidualLearner(OnlineLearner):
         self.updates = state["updates"]
         self.guard.restore(state["guard"])
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> tuple[Batch, int]:
+        """Draw a batch, and how many of its rows, at its beginning, are demonstrated."""
         config, draw = self.config, self.td3.generator
         sizes = [len(replay) for replay in self._shown]
         if not sum(sizes):
-            return self._online.sample(config.batch_size, draw)
+            return self._online.sample(config.batch_size, draw), 0
         shown = round(config.batch_size * config.demonstration_share)
         counts = _split(shown, sizes)
         drawn = [replay.sample(n, draw) for replay, n in zip(self._shown, counts, strict=True) if n]
         parts = *drawn, self._online.sample(config.batch_size - shown, draw)
-        return Batch(*(_joined(field, parts) for field in Batch.__dataclass_fields__))
+        return Batch(*(_joined(field, parts) for field in Batch.__dataclass_fields__)), shown
 
 
 def _split(count: int, sizes: list[int]) -> list[int]:

@@ -55,6 +55,9 @@ class ResidualConfig:
     """Noise on the target's residual, as a share of its reach, cut at twice that."""
     residual_penalty: float = 0.0
     """Weight of the mean squared residual, as a share of its reach, in the actor's loss."""
+    demonstration_weight: float = 0.0
+    """Weight of the mean squared distance to the demonstrated action, as a share of the reach and as near as the share
+    that acts allows, in the actor's loss on demonstrations."""
     excess_penalty: float = 1.0
     """Weight of the mean squared excess over the share that acts: no value tells where to go from there."""
 
@@ -141,13 +144,19 @@ class ResidualTd3(nn.Module):
         figures = {"critic_loss": loss / self.config.critics, "critic_norm": norm, "value": values.mean()}
         return {name: float(figure.detach()) for name, figure in figures.items()}
 
-    def update_actor(self, batch: Batch, share: float = 1.0) -> dict[str, float]:
-        """Take one step towards what all critics together value most; return figures for the log."""
+    def update_actor(self, batch: Batch, share: float = 1.0, shown: int = 0) -> dict[str, float]:
+        """Take one step towards what all critics together value most, and towards what the first `shown` rows show.
+
+        Returns figures for the log.
+        """
         residual = self.actor(batch.observation, batch.base)
         action = batch.base + self.reach * residual.clamp(-share, share)
         value = self.value(batch.observation, batch.base, action).mean()
         size, excess = residual.square().mean(), (residual.abs() - share).relu().square().mean()
         loss = self.config.residual_penalty * size + self.config.excess_penalty * excess - value
+        if shown and self.config.demonstration_weight:
+            demonstrated = ((batch.action - batch.base)[:shown] / self.reach).clamp(-share, share)
+            loss = loss + self.config.demonstration_weight * (residual[:shown] - demonstrated).square().mean()
         norm = self._step(self.actor_optimizer, self.actor, loss)
         follow(self.target_actor, self.actor, self.config.polyak)
         figures = {"actor_value": value, "actor_norm": norm, "residual": size.sqrt()}

@@ -15,6 +15,10 @@ from sim.arms import Arm, arm_of, arm_with
 from sim.tasks import ARM_RATE_HZ
 
 PROFILE = "run"
+RESIDUAL_SHARE = 1.0
+"""How much a correction may add to the action of a policy; 0.3 on real robots, where it bounds what a bad one does.
+
+Over a weak policy, one that always corrected towards the expert did 19 of 24 episodes of Lift with 0.3, all with 0.6."""
 
 
 def panda_limits() -> SafetyLimits:
@@ -25,7 +29,7 @@ def panda_limits() -> SafetyLimits:
 def arm_limits(arm: Arm, profile: str = PROFILE) -> SafetyLimits:
     """Return the limits of a profile for the joint positions [rad] and a gripper opening [m]."""
     hand = robot_limits("fer").gripper
-    return _with_simulated_ages(replace(robot_limits(arm.limits_file), gripper=hand).safety(profile))
+    return _of_simulation(replace(robot_limits(arm.limits_file), gripper=hand).safety(profile))
 
 
 @cache
@@ -40,7 +44,7 @@ def limits_for(spec: ActionSpec, profile: str = PROFILE) -> SafetyLimits:
         return arm_limits(arm_with(spec[JOINT_POSITION].labels), profile)
     unlimited = (math.inf,) * spec.dim
     bounds = tuple(spec.low.tolist()), tuple(spec.high.tolist())
-    return _with_simulated_ages(SafetyLimits(*bounds, unlimited, unlimited, *_judgement()))
+    return _of_simulation(SafetyLimits(*bounds, unlimited, unlimited, *_judgement()))
 
 
 def default_scheduler() -> SchedulerConfig:
@@ -53,7 +57,10 @@ def _judgement() -> tuple[WatchLimits, RequestLimits]:
     return limits.watch, limits.request
 
 
-def _with_simulated_ages(limits: SafetyLimits) -> SafetyLimits:
-    """Set the ages of the measured state for the rate at which the simulator publishes it: 3 and 15 periods."""
+def _of_simulation(limits: SafetyLimits) -> SafetyLimits:
+    """Set what is other than on a real robot: nothing can break, and states come at the simulator's rate.
+
+    They may be 3 and 15 periods old.
+    """
     watch = replace(limits.watch, state_hold_s=3 / ARM_RATE_HZ, state_latch_s=15 / ARM_RATE_HZ)
-    return replace(limits, watch=watch)
+    return replace(limits, watch=watch, request=replace(limits.request, residual_share=RESIDUAL_SHARE))

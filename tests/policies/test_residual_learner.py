@@ -109,10 +109,11 @@ def test_what_a_person_did_is_drawn_with_the_demonstrations_row_for_row():
     td3 = ResidualTd3(CONFIG.td3, 3, 2, bound=np.array([0.5, 0.25]))
     learner = ResidualLearner(CONFIG, td3, "diffusion-0123", Replay(LAYOUT, 100), shown, human)
     learner.take(rows(10, reward=0.0))
-    assert learner._batch().reward.tolist() == [1.0] * 4 + [0.0] * 4
+    batch, count = learner._batch()
+    assert (batch.reward.tolist(), count) == ([1.0] * 4 + [0.0] * 4, 4)
     learner.take(rows(2, reward=2.0), is_human=True)
     assert (len(human), learner.steps) == (2, 12)
-    batch = learner._batch()
+    batch, _ = learner._batch()
     assert batch.reward[:4].tolist() == [1.0] * 3 + [2.0]
 
 
@@ -121,7 +122,8 @@ def test_half_of_every_batch_is_demonstrations():
     shown.add(rows(10, reward=1.0))
     learner = learner_of(demonstrations=shown)
     learner.take(rows(10, reward=0.0))
-    assert learner._batch().reward.tolist() == [1.0] * 4 + [0.0] * 4
+    batch, count = learner._batch()
+    assert (batch.reward.tolist(), count) == ([1.0] * 4 + [0.0] * 4, 4)
 
 
 def test_what_is_given_out_answers_as_the_network_does():

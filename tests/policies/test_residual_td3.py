@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,29 @@ def test_the_actor_changes_nothing_but_itself():
     learner.update_actor(random_batch())
     assert all(torch.equal(value, before[name]) for name, value in learner.critics.state_dict().items())
     assert not torch.equal(learner.actor(random_batch().observation, random_batch().base), torch.zeros(16, 2))
+
+
+def test_an_actor_is_pulled_to_what_is_demonstrated_as_far_as_its_share_reaches():
+    config = ResidualConfig(hidden=(32, 32), critics=2, scale=0.5, actor_lr=1e-2, demonstration_weight=10.0)
+    learner, batch = ResidualTd3(config, 3, 2), random_batch(8)
+    action = batch.base + torch.tensor([0.1, -3.0])
+    batch = replace(batch, action=action)
+    for critic in (learner.critics, learner.target_critics):
+        constant(critic, [0.3, 0.3])
+    for _ in range(300):
+        learner.update_actor(batch, share=0.6, shown=4)
+    found = learner.actor(batch.observation, batch.base)[:4].detach()
+    # A reach of 0.5: 0.1 is a fifth of it, and 3 more than the share.
+    torch.testing.assert_close(found, torch.tensor([0.2, -0.6]).expand(4, 2), atol=0.03, rtol=0.0)
+
+
+def test_what_was_not_demonstrated_pulls_nobody():
+    config = ResidualConfig(hidden=(8,), critics=2, demonstration_weight=10.0)
+    learner = ResidualTd3(config, 3, 2)
+    constant(learner.critics, [0.3, 0.3])
+    batch = random_batch(8)
+    learner.update_actor(batch, shown=0)
+    assert learner.actor(batch.observation, batch.base).abs().max() < 1e-3
 
 
 def test_targets_follow_slowly():
