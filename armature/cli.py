@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import cast
@@ -29,9 +30,19 @@ USAGE = f"usage: armature {{{','.join(VERBS)}}} ...\n       armature <verb> --he
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb and return its exit code: 2 for a mistake of the user, told in one line, 130 for Ctrl-C."""
+    """Run one verb and return its exit code: 2 for a mistake of the user, told in one line, 130 for Ctrl-C.
+
+    141 where whoever read the output went away, as `head` does.
+    """
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, else the interpreter would fail over it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except ArmatureError as error:
         print("armature:", " ".join(str(error).split()), file=sys.stderr)
         return 2

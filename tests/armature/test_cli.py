@@ -76,3 +76,18 @@ def test_an_unknown_verb_names_the_valid_ones_in_a_real_process():
         result.stderr == "armature: unknown verb 'dmo'. Did you mean 'demo'? "
         "Valid: collect, data, demo, doctor, eval, export, flight, replay, train, train-dsrl, train-residual, up\n"
     )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"]])
+def test_a_reader_that_goes_away_is_no_traceback(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "armature.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 141
