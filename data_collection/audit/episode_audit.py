@@ -120,7 +120,9 @@ class _Examiner:
 
     def _commands(self, command: VectorTrace) -> Iterator[Finding]:
         self.audit.commands_hash = hashlib.sha256(np.ascontiguousarray(command.values).tobytes()).hexdigest()[:16]
-        yield from self._timing(ACTION_EXECUTED, command, self.spec.action.rate_hz, exact=True)
+        # A control loop may command targets more often than a policy gives them; displacements would add up.
+        adds_up = self.spec.action.kind not in ABSOLUTE_ACTIONS
+        yield from self._timing(ACTION_EXECUTED, command, self.spec.action.rate_hz, exact=adds_up)
         yield from content.not_finite(self.index, ACTION_EXECUTED, command, self.span)
         yield from content.saturated(self.index, ACTION_EXECUTED, command, self.spec.action, self.config)
 

@@ -18,7 +18,7 @@ from armature.spec import ArraySpec
 from data_collection.audit.config import AuditConfig
 from data_collection.audit.findings import Finding
 from data_collection.audit.timing import Timing, gap_limit_s
-from data_collection.audit.traces import ImageTrace, read_trace
+from data_collection.audit.traces import ImageTrace, driven_spans, read_trace
 from data_collection.plot_style import BLUE, COLOURS, INK, ORANGE, RED, STYLE, svg_text
 from data_collection.store import Episode
 
@@ -38,11 +38,19 @@ def styled(draw: Callable[[], Figure]) -> str:
 def curves(
     episode: Episode, arrays: Sequence[ArraySpec], findings: Sequence[Finding], begin_ns: int, width: float = 11
 ) -> Figure:
-    """Plot streams over the time since the first command: elements of vectors, motion of pictures, stamps, findings."""
+    """Plot streams over the time since the first command: elements of vectors, motion of pictures, stamps, findings.
+
+    Where a person drove in the place of a policy, that is shaded.
+    """
     figure = Figure(figsize=(width, 0.5 + 1.55 * len(arrays)), layout="constrained")
     axes = figure.subplots(len(arrays), 1, squeeze=False, sharex=True)[:, 0]
+    spans = driven_spans(episode)
     for ax, array in zip(axes, arrays, strict=True):
         _plot_stream(ax, episode, array, begin_ns)
+        for first_ns, end_ns in spans:
+            ax.axvspan((first_ns - begin_ns) / 1e9, (end_ns - begin_ns) / 1e9, color=BLUE, alpha=0.10, linewidth=0)
+    for first_ns, _ in spans:
+        _say(axes[0], (first_ns - begin_ns) / 1e9, 0.04, "a person drives", BLUE, va="bottom")
         for finding in findings:
             if finding.at_s is not None and finding.stream in ("", array.name):
                 _mark(ax, finding)
@@ -73,9 +81,11 @@ def _mark(ax: Axes, finding: Finding) -> None:
     if finding.kind in EXTENDED:
         ax.axvspan(finding.at_s, finding.at_s + finding.value, color=colour, alpha=0.13, linewidth=0)
     ax.axvline(finding.at_s, color=colour, linewidth=1.1)
-    ax.text(
-        finding.at_s, 0.97, f" {finding.kind}", transform=ax.get_xaxis_transform(), color=colour, va="top", fontsize=8
-    )
+    _say(ax, finding.at_s, 0.97, finding.kind, colour, va="top")
+
+
+def _say(ax: Axes, at_s: float, height: float, text: str, colour: str, va: str) -> None:
+    ax.text(at_s, height, f" {text}", transform=ax.get_xaxis_transform(), color=colour, va=va, fontsize=8)
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

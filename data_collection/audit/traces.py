@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_collection.store import Episode
+from data_collection.streams import TAKEOVER
 
 SIDE_PX = 32
 """Pictures are compared at this size: noise averages out and an hour of video takes no memory."""
@@ -44,6 +45,17 @@ class ImageTrace:
 def read_trace(episode: Episode, stream: str, is_image: bool) -> VectorTrace | ImageTrace:
     """Read one stream block by block; raise DatasetError where it is damaged."""
     return _read_images(episode, stream) if is_image else _read_vectors(episode, stream)
+
+
+def driven_spans(episode: Episode) -> list[tuple[int, int]]:
+    """Return from which stamp to which [ns] a person drove in the place of a policy; none where they always did."""
+    stamps_ns, _, engaged = episode.read(TAKEOVER)
+    drives = np.asarray(engaged).reshape(-1) > 0
+    if drives.all():
+        return []
+    changes = np.diff(np.concatenate(([0], drives.astype(np.int8), [0])))
+    firsts, ends = np.flatnonzero(changes > 0), np.flatnonzero(changes < 0)
+    return [(int(stamps_ns[a]), int(stamps_ns[min(b, len(drives) - 1)])) for a, b in zip(firsts, ends, strict=True)]
 
 
 def _read_vectors(episode: Episode, stream: str) -> VectorTrace:

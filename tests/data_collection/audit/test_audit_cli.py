@@ -18,7 +18,8 @@ from data_collection.audit import report
 from data_collection.audit.config import AuditConfig
 from data_collection.audit.dataset_audit import audit_dataset
 from data_collection.audit.figures import thinned
-from data_collection.streams import ACTION_EXECUTED, REWARD
+from data_collection.audit.traces import driven_spans
+from data_collection.streams import ACTION_EXECUTED, REWARD, TAKEOVER
 
 AGENT = ArraySpec("agent/position", (2,), "float32", "px", "", (0.0, 0.0), (512.0, 512.0), ("x", "y"))
 CAMERA = ArraySpec("camera/scene", (48, 48, 3), "uint8", "rgb8")
@@ -139,6 +140,22 @@ def test_plot_marks_the_findings(broken: Path, tmp_path: Path, suffix: str, caps
         assert all(word in text for word in ("camera/scene", "agent/position"))
     else:
         assert cv2.imread(str(out)).shape[0] > 300
+
+
+def test_plot_shades_where_a_person_drove_in_the_place_of_a_policy(write_dataset, tmp_path: Path) -> None:
+    recording = pushing(0)
+    stamps_ns = recording[ACTION_EXECUTED][0]
+    alternating = np.isin(np.arange(80) // 20, (1, 3)).astype(np.uint8)[:, None]
+    policy_and_person = {**recording, TAKEOVER: (stamps_ns, alternating)}
+    person = {**recording, TAKEOVER: (stamps_ns, np.ones((80, 1), np.uint8))}
+    dataset = write_dataset(PUSHER, [policy_and_person, person, recording], "driven")
+    assert driven_spans(dataset.episodes[0]) == [(1_000_000_000, 2_000_000_000), (3_000_000_000, 3_950_000_000)]
+    shaded = []
+    for episode in range(3):
+        out = tmp_path / f"{episode}.svg"
+        main(["data", "plot", str(dataset.path), "--episode", str(episode), "--out", str(out)])
+        shaded.append(out.read_text().count("a person drives"))
+    assert shaded == [2, 0, 0]
 
 
 @pytest.mark.parametrize(
