@@ -34,8 +34,6 @@ from sim.defaults import robot_limits
 SPEC = fer_spec().action
 LIMITS = robot_limits("fer").safety("run")
 PERIOD_S = 0.01
-# Share of the period that a tick is late by when nothing else keeps the processor.
-PUNCTUAL = 0.05
 GIVE_UP_S = 120.0
 COMMAND_TOPIC = "arm_controller/joint_trajectory"
 
@@ -190,16 +188,9 @@ def violations(commands: Commands) -> list[str]:
     return [f"command {row} of {len(commands)}: {what}" for what, row in found]
 
 
-def _ticks_between(stamps_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many ticks lie between commands (n,), (n - 1,): each is sent less than a period after its deadline.
-
-    Deadlines lie where most commands come right after: a busy loop is late by anything, but most often by little.
-    """
-    period_ns = round(PERIOD_S * 1e9)
-    since_ns = stamps_ns - stamps_ns[0]
-    after_ns = (since_ns[None] - since_ns[:, None]) % period_ns
-    deadline_ns = since_ns[np.argmax((after_ns < period_ns * PUNCTUAL).sum(axis=1))]
-    return np.diff((since_ns - deadline_ns + round(period_ns * PUNCTUAL / 2)) // period_ns).clip(1)
+def _ticks_between(stamps_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how many ticks lie between commands (n,), (n - 1,): their stamps are those of their deadlines."""
+    return np.rint(np.diff(stamps_ns) / (PERIOD_S * 1e9)).clip(1)
 
 
 def _beyond(steps: NDArray[np.float64], ticks: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

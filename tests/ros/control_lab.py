@@ -160,12 +160,8 @@ class Lab:
         self.position = np.array(message.position)
 
 
-def judge(commands: list[tuple[int, np.ndarray]], late_ticks: int = 0) -> None:
-    """Raise AssertionError where a command is not finite, out of range, or too far from the one before.
-
-    Where the processor is short, a tick may be missed and its neighbour so late that their stamps do not show it:
-    `late_ticks` more are allowed for.
-    """
+def judge(commands: list[tuple[int, np.ndarray]]) -> None:
+    """Raise AssertionError where a command is not finite, out of range, or too far from the one before."""
     commands = list(commands)  # more may come meanwhile
     positions = np.stack([command for _, command in commands])
     assert np.isfinite(positions).all()
@@ -174,8 +170,8 @@ def judge(commands: list[tuple[int, np.ndarray]], late_ticks: int = 0) -> None:
     steps = np.diff(positions, axis=0)[:, :7]
     assert (np.abs(steps) <= np.array(LIMITS.velocity_max)[:7] * PERIOD_S + 1e-9).all()
     changes = np.abs(np.diff(steps, axis=0))
-    # Ticks that were missed have braked by as much each; a command that was lost on the way here counts as one.
-    ticks = np.round(np.diff([stamp for stamp, _ in commands]) / (PERIOD_S * 1e9)).clip(1) + late_ticks
+    # A command has the stamp of its deadline. Ticks that were missed have braked by as much each.
+    ticks = np.round(np.diff([stamp for stamp, _ in commands]) / (PERIOD_S * 1e9)).clip(1)
     allowed = np.array(LIMITS.acceleration_max)[:7] * PERIOD_S**2 * np.maximum(ticks[:-1], ticks[1:])[:, None]
     worst = np.unravel_index(np.argmax(changes - allowed), changes.shape)
     assert (changes <= allowed + 1e-9).all(), f"{positions[worst[0] : worst[0] + 3, worst[1]]} of joint {worst[1]}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_lab import START, Lab, judge
+from control_lab import PERIOD_S, START, Lab, judge
 from diagnostic_msgs.msg import DiagnosticArray
 
 from armature.spec import JOINT_POSITION, RobotSpec
@@ -61,7 +61,12 @@ def lab(running: Lab) -> Iterator[Lab]:
     running.commands.clear()
     running.wait(lambda: len(running.commands) > 50, "commands")
     yield running
-    judge(running.commands, late_ticks=1)
+    judge(running.commands)
+    stamps_ns = np.array([stamp for stamp, _ in running.commands])
+    # However late a tick was: all are of deadlines, whole periods apart, of which some were missed.
+    periods = np.diff(stamps_ns) / (PERIOD_S * 1e9)
+    assert np.abs(periods - periods.round()).max() < 0.05
+    assert periods.min() > 0.9
 
 
 def await_rest(lab: Lab) -> None:

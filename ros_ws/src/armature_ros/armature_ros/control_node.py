@@ -40,7 +40,7 @@ from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, newest_stream_qos, reliable_qos
 from armature_ros.robot import load_limits, load_robot_spec
 from armature_ros.spin import StopRequest, run
-from armature_ros.steady_loop import SteadyLoop
+from armature_ros.steady_loop import SteadyLoop, stamp_of
 from armature_ros.tcp_actions import OutOfReach
 from armature_ros.tcp_config import make_guard, make_tcp_actions
 
@@ -146,7 +146,8 @@ class ControlNode(LifecycleNode):
         return begin_ns
 
     def _tick_in_real_time(self, deadline_ns: int) -> None:
-        self._send(Tick(self.get_clock().now().nanoseconds, deadline_ns))
+        # Stamped with its deadline: however late a tick is, commands are of moments that lie a period apart.
+        self._send(Tick(stamp_of(deadline_ns, lambda: self.get_clock().now().nanoseconds), deadline_ns))
 
     def _tick_in_lockstep(self, stamp_ns: int) -> None:
         # Simulated time is the only one that counts: however long a chunk takes, no period has passed.

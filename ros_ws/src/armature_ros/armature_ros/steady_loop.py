@@ -9,6 +9,18 @@ from collections.abc import Callable
 
 # How long another thread may keep Python's lock while this one is due; the default would be half a tick at 100 Hz.
 SWITCH_INTERVAL_S = 0.0005
+READINGS_MAX, APART_MAX_NS = 3, 200_000
+"""So often two clocks are read until they were read together, without another process between the two."""
+
+
+def stamp_of(steady_ns: int, clock: Callable[[], int]) -> int:
+    """Return what `clock` [ns] said at a moment of the steady clock."""
+    for _ in range(READINGS_MAX):
+        before_ns = time.monotonic_ns()
+        stamp_ns = clock()
+        if time.monotonic_ns() - before_ns < APART_MAX_NS:
+            break
+    return stamp_ns - (before_ns - steady_ns)
 
 
 class SteadyLoop:
