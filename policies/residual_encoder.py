@@ -56,7 +56,7 @@ class ResidualEncoder(nn.Module):
         moved = random_shift(images.flatten(0, 1), self.sight.encoder.shift_px, self.generator)
         return self(observation, moved.view(images.shape))
 
-    def learn(self, seen: Tensor, gradient: Tensor) -> float:
+    def learn(self, seen: Tensor, gradient: Tensor | None) -> float:
         """Take one step down a loss whose gradient at what was `seen` is known; return the norm of its own gradient."""
         self.optimizer.zero_grad(set_to_none=True)
         seen.backward(gradient)

@@ -84,8 +84,8 @@ class ResidualLearner(OnlineLearner):
         self.updates = state["updates"]
         self.guard.restore(state["guard"])
 
-    def _batch(self) -> tuple[Batch, int]:
-        """Draw a batch, and how many of its rows, at its beginning, are demonstrated."""
+    def _batch(self) -> tuple[Any, int]:
+        """Draw a batch of the replays' kind, and how many of its rows, at its beginning, are demonstrated."""
         config, draw = self.config, self.td3.generator
         sizes = [len(replay) for replay in self._shown]
         if not sum(sizes):

@@ -13,7 +13,7 @@ IMAGE_PX_MIN = 16
 class EncoderConfig:
     """The network of each camera, which learns from the critics' loss alone."""
 
-    channels: tuple[int, ...] = (32, 32, 32)
+    channels: tuple[int, ...] = (16, 32, 32)
     """Channels of the convolutions; the last count is also that of the spatial-softmax key points."""
     strides: tuple[int, ...] = (4, 2, 1)
     features: int = 32

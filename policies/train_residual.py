@@ -128,11 +128,11 @@ def _needed(config: ResidualTrainConfig, robot: RobotSpec, seen: set[str]) -> Ro
 def _learned(config: ResidualTrainConfig, view: ResidualView) -> tuple[ResidualTd3 | PixelTd3, Replay | FrameReplay]:
     """Return the networks to be learned, and where what happens is kept."""
     settings, sight = config.learner, config.sight
-    layout, bound = Layout(view.observation_dim, view.action_dim), view.frame.residual_max
+    dim = view.observation_dim + (sight.features if sight else 0)
+    td3 = ResidualTd3(settings.td3, dim, view.action_dim, config.seed, bound=view.frame.residual_max)
+    layout = Layout(view.observation_dim, view.action_dim)
     if sight is None:
-        td3 = ResidualTd3(settings.td3, view.observation_dim, view.action_dim, config.seed, bound=bound)
         return td3, Replay(layout, settings.capacity)
-    td3 = ResidualTd3(settings.td3, view.observation_dim + sight.features, view.action_dim, config.seed, bound=bound)
     kept = FrameReplay(layout, settings.capacity, sight.frame_shape)
     return PixelTd3(td3, ResidualEncoder(sight, config.seed)), kept
 
@@ -141,15 +141,13 @@ def _keep(
     path: Path, config: ResidualTrainConfig, view: ResidualView, statistics: Normalizer, learner: ResidualLearner
 ) -> None:
     """Write the residual as it is to `path`, with what it takes to go on learning where it sees vectors alone."""
-    td3, encoder = config.learner.td3, {}
+    td3 = config.learner.td3
     settings = ResidualSettings(td3.scale, td3.steps, td3.discount, config.learner.noise_memory_steps)
-    if isinstance(learner.td3, PixelTd3):
-        encoder = learner.td3.encoder.arrays()
     weights, plain = learner.weights(), to_plain(config.learner)
-    save_residual(
-        path,
-        ResidualFolder.of(config.task, view, statistics, settings, weights, plain, config.sight, encoder),
-    )
+    seeing = learner.td3 if isinstance(learner.td3, PixelTd3) else None
+    sight, encoder = (seeing.encoder.sight, seeing.encoder.arrays()) if seeing else (None, None)
+    folder = ResidualFolder.of(config.task, view, statistics, settings, weights, plain, sight, encoder)
+    save_residual(path, folder)
 
 
 def _start(config: ResidualTrainConfig) -> tuple[ChunkPolicy | Standing, SimConfig, SafetyLimits]:

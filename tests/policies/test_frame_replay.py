@@ -125,7 +125,7 @@ def test_memory_is_one_frame_for_each_transition_and_its_row():
     assert replay._rows.nbytes == 50 * 4 * (2 * (23 + 1) + 3 * 8 + 2)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), capacity=st.integers(12, 30), robots=st.integers(1, 3), steps=st.integers(1, 3))
 @pytest.mark.parametrize("counted", [2**24, 64])
 def test_no_row_that_can_be_drawn_ever_refers_to_an_overwritten_frame(counted, data, capacity, robots, steps):
@@ -136,7 +136,7 @@ def test_no_row_that_can_be_drawn_ever_refers_to_an_overwritten_frame(counted, d
     seen: dict[int, np.ndarray] = {}
     nsteps: dict[int, NStep] = {}
     shown = 0
-    for robot in data.draw(st.lists(st.integers(0, robots - 1), min_size=5, max_size=150)):
+    for robot in data.draw(st.lists(st.integers(0, robots - 1), min_size=5, max_size=100)):
         if robot not in seen:
             seen[robot], nsteps[robot] = show(replay, shown), NStep(replay.layout, steps, 1.0)
             shown += 1

@@ -234,9 +234,9 @@ def test_an_answer_that_only_the_image_knows_is_learned():
         return success
 
     assert sum(run(0.0) for _ in range(50)) < 20
-    for episode in range(1200):
+    for episode in range(800):
         run(0.6)
-        if episode > 200:
+        if episode > 100:
             learner.update_critics(replay.sample(64, learner.generator))
             learner.update_actor(replay.sample(64, learner.generator))
     assert sum(run(0.0) for _ in range(50)) >= 45

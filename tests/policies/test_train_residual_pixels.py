@@ -17,6 +17,8 @@ from data_collection.store import open_dataset
 from data_collection.windows import ACTION, aligned_episode
 from policies.durable_learner import DurableLearner
 from policies.frame_replay import FrameReplay
+from policies.presets.arm import STATE
+from policies.presets.catalog import PRESETS
 from policies.residual_encoder import ResidualEncoder
 from policies.residual_folder import load_residual
 from policies.residual_learner import LearnerConfig
@@ -24,6 +26,7 @@ from policies.residual_sight import EncoderConfig, Sight
 from policies.residual_td3 import ResidualConfig
 from policies.residual_view import ResidualView
 from policies.standing import Standing
+from policies.train import train
 from policies.train_residual import ResidualTrainConfig, train_residual
 from policies.train_residual_data import FRAMES, demonstration_rows, open_demonstrations, statistics_of
 from sim.collect import CollectConfig, collect
@@ -44,13 +47,21 @@ def demonstrations(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def base(demonstrations, tmp_path_factory) -> Path:
+    """Train a policy from vectors alone: it needs no camera, and the residual looks at two."""
+    config = PRESETS["bc_tiny"](demonstrations, tmp_path_factory.mktemp("base"))
+    policy = replace(config.policy, observations=STATE.observations, relative_actions=True)
+    return train(replace(config, policy=policy, steps=5, validate_every_steps=5, validation_fraction=0.0))
+
+
 @pytest.fixture
-def config(demonstrations, tmp_path) -> ResidualTrainConfig:
+def config(demonstrations, base, tmp_path) -> ResidualTrainConfig:
     learner = LearnerConfig(
-        td3=ResidualConfig(hidden=(16, 16), critics=2), batch_size=8, warmup_steps=10, critic_warmup_updates=5
+        td3=ResidualConfig(hidden=(16, 16), critics=2), batch_size=8, warmup_steps=6, critic_warmup_updates=3
     )
     return ResidualTrainConfig(
-        base=None,
+        base=base,
         task="lift",
         dataset=demonstrations,
         out=tmp_path / "out",
@@ -58,11 +69,11 @@ def config(demonstrations, tmp_path) -> ResidualTrainConfig:
         image_px=24,
         vectors=PROPRIOCEPTION,
         encoder=NETWORK,
-        steps=20,
+        steps=10,
         worlds=1,
-        evaluate_every_steps=20,
+        evaluate_every_steps=10,
         evaluate_episodes=1,
-        horizon_steps=6,
+        horizon_steps=4,
         learner=learner,
     )
 
@@ -70,7 +81,7 @@ def config(demonstrations, tmp_path) -> ResidualTrainConfig:
 def test_it_learns_from_cameras_and_keeps_actor_and_encoder(config):
     curve = train_residual(config)
     assert [each.share for each in curve] == [0.0, 0.2]
-    assert curve[-1].step >= 20
+    assert curve[-1].step >= 10
     for name in ("actor", "best"):
         kept = load_residual(config.out / name)
         assert kept.sight == Sight(CAMERAS, 24, NETWORK)
