@@ -159,7 +159,8 @@ def _steered(config: ResidualTrainConfig) -> DsrlTrainConfig:
     """Return the same training for DSRL: as many steps of the same robots, from the same demonstrations."""
     if config.base is None:
         raise ConfigError("DSRL steers a policy, and there is none")
-    shared = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in ("learner", "base")}
+    names = {each.name for each in fields(DsrlTrainConfig)} - {"learner", "base"}
+    shared = {name: getattr(config, name) for name in names}
     learner = DsrlLearnerConfig(warmup_steps=config.learner.warmup_steps)
     return DsrlTrainConfig(base=config.base, learner=learner, **shared)
 

@@ -43,6 +43,7 @@ class DurableLearner:
         `scores_failures`: they earn by how near they came to successes, and end there; else their values are estimated.
         Transitions in `folder`/demonstrations, a replay as well, make up their share of every batch.
         """
+        residual.require_no_cameras("learner_node")
         seen, dim = observation_dim(residual.spec), residual.spec.action.dim
         settings, config = residual.settings, from_plain(LearnerConfig, residual.learner)
         td3 = replace(config.td3, scale=settings.scale, steps=settings.steps, discount=settings.discount)

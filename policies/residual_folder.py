@@ -1,6 +1,7 @@
 """A residual as it goes to a robot: whose actions it corrects, what it sees, what the gate lets pass, and its weights.
 
-A folder of `residual.json` and `actor.bin`, written whole, verified before use. Read without torch.
+A folder of `residual.json` and `actor.bin`, written whole, verified before use. Read without torch. One that looks at
+cameras is of version 2 of the format and has `encoder.bin` beside.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from armature.config import from_plain, to_plain
 from armature.control.limits import SafetyLimits
@@ -21,11 +24,14 @@ from armature.errors import CheckpointError, ConfigError, beside, unknown
 from armature.normalizer import Normalizer
 from armature.spec import RobotSpec, require_compatible
 from policies.actor_weights import ActorWeights
+from policies.residual_sight import Sight
 from policies.residual_view import ResidualView, observation_dim
 from policies.signed_folder import SHA256, digest, read_file, replace_folder
 
-DOCUMENT, WEIGHTS = "residual.json", "actor.bin"
+DOCUMENT, WEIGHTS, ENCODER = "residual.json", "actor.bin", "encoder.bin"
+SIGHT = "sight"
 _HEAD = {"format": "armature residual", "format_version": 1}
+_HEAD_WITH_CAMERAS = {**_HEAD, "format_version": 2}
 _KEYS = ("task", "spec", "base_id", "normalizer", "settings", "unit", "residual_max", "learner")
 
 
@@ -57,7 +63,7 @@ class ResidualFolder:
 
     task: str
     spec: RobotSpec
-    """The robot, with the vectors that the residual sees."""
+    """The robot, with the cameras and the vectors that the residual sees."""
     base_id: str
     """The policy whose actions it corrects."""
     normalizer: Normalizer
@@ -69,6 +75,10 @@ class ResidualFolder:
     weights: ActorWeights
     learner: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the learner wants to know again; nobody else reads it."""
+    sight: Sight | None = None
+    """How it looks at cameras; None where it sees vectors alone."""
+    encoder: Mapping[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]])
+    """As in `ResidualEncoder.state_dict()`."""
 
     @classmethod
     def of(
@@ -79,11 +89,14 @@ class ResidualFolder:
         settings: ResidualSettings,
         weights: ActorWeights,
         learner: Mapping[str, Any] | None = None,
+        sight: Sight | None = None,
+        encoder: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> ResidualFolder:
-        """Put together what is to be saved of a `view` and its weights."""
+        """Put together what is to be saved of a `view` and its weights, and of the encoder where there is a `sight`."""
         unit, residual_max = (tuple(values.tolist()) for values in (view.frame.unit, view.frame.residual_max))
-        return cls(task, view.spec.select(view.names), weights.base_id, normalizer, settings, unit, residual_max,
-                   weights, learner or {})  # fmt: skip
+        names = (*sight.cameras, *view.names) if sight else view.names
+        return cls(task, view.spec.select(names), weights.base_id, normalizer, settings, unit, residual_max,
+                   weights, learner or {}, sight, encoder or {})  # fmt: skip
 
     def view(self, offered: RobotSpec, limits: SafetyLimits) -> ResidualView:
         """Return how the residual sees a robot.
@@ -106,10 +119,19 @@ class ResidualFolder:
         if weights.base_id != self.base_id:
             raise CheckpointError(f"{who}: correct policy '{weights.base_id}', expected '{self.base_id}'")
         dim = self.spec.action.dim
-        expected = observation_dim(self.spec) + dim, dim
+        features = self.sight.features if self.sight else 0
+        expected = observation_dim(self.spec) + features + dim, dim
         found = _sizes(weights, who)
         if found != expected:
             raise CheckpointError(f"{who}: take {found[0]} numbers and give {found[1]}, expected {expected}")
+
+    def require_no_cameras(self, who: str) -> None:
+        """Raise ConfigError where the residual looks at cameras: `who` has vectors alone."""
+        if self.sight is not None:
+            raise ConfigError(
+                f"the residual looks at {', '.join(self.sight.cameras)}, which {who} cannot yet: "
+                "learn one from vectors, by `armature train-residual` without --cameras"
+            )
 
     def reach(self, view: ResidualView) -> NDArray[np.float64]:
         """Return the largest correction (D,) in physical units."""
@@ -127,28 +149,52 @@ def save_residual(path: Path, residual: ResidualFolder) -> None:
     """Write a residual at `path`; raise ConfigError where there is something else."""
     if path.exists() and not (path / DOCUMENT).is_file():
         raise ConfigError(f"{path}: exists and is no residual")
-    content = residual.weights.to_bytes()
+    files = {WEIGHTS: residual.weights.to_bytes()}
     read = {field.name: getattr(residual, field.name) for field in fields(_Plain)}
     document = {**_HEAD, **to_plain(_Plain(**read)), "learner": dict(residual.learner)}
-    sums = {WEIGHTS: hashlib.sha256(content).hexdigest(), DOCUMENT: digest(document)}
+    if residual.sight is not None:
+        files[ENCODER] = save(dict(residual.encoder))
+        document |= {**_HEAD_WITH_CAMERAS, SIGHT: to_plain(residual.sight)}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} | {DOCUMENT: digest(document)}
     text = json.dumps({**document, SHA256: sums}, indent=1, allow_nan=False) + "\n"
-    replace_folder(path, {DOCUMENT: text.encode(), WEIGHTS: content})
+    replace_folder(path, {DOCUMENT: text.encode(), **files})
 
 
 def load_residual(path: Path) -> ResidualFolder:
     """Read a residual; raise CheckpointError naming what is absent, damaged or not known."""
     document = _read_document(path)
-    content = read_file(path / WEIGHTS)
-    if hashlib.sha256(content).hexdigest() != document[SHA256][WEIGHTS]:
-        raise CheckpointError(f"{path / WEIGHTS}: damaged ({len(content)} bytes): its sha256 differs")
+    weights = ActorWeights.from_bytes(_content(path / WEIGHTS, document))
     try:
         read = from_plain(_Plain, {name: document[name] for name in _KEYS if name != "learner"})
+        sight = from_plain(Sight, document[SIGHT]) if SIGHT in document else None
     except ConfigError as error:
         raise CheckpointError(f"{path / DOCUMENT}: {error}") from error
-    weights, learner = ActorWeights.from_bytes(content), document["learner"]
     if weights.base_id != read.base_id:
         raise CheckpointError(f"{path}: weights correct policy '{weights.base_id}', the document '{read.base_id}'")
-    return ResidualFolder(**vars(read), weights=weights, learner=learner)
+    if (seen := tuple(image.name for image in read.spec.observation.images)) != (sight.cameras if sight else ()):
+        raise CheckpointError(
+            f"{path}: the robot shows cameras {seen}, the residual looks at {sight and sight.cameras}"
+        )
+    encoder = _arrays(path / ENCODER, document) if sight else {}
+    return ResidualFolder(**vars(read), weights=weights, learner=document["learner"], sight=sight, encoder=encoder)
+
+
+def _content(file: Path, document: dict[str, Any]) -> bytes:
+    content = read_file(file)
+    if hashlib.sha256(content).hexdigest() != document[SHA256][file.name]:
+        raise CheckpointError(f"{file}: damaged ({len(content)} bytes): its sha256 differs")
+    return content
+
+
+def _arrays(file: Path, document: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
+    try:
+        arrays = load(_content(file, document))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{file}: {name} is not finite")
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -172,16 +218,19 @@ def _read_document(path: Path) -> dict[str, Any]:
         document = json.loads(read_file(file))
     except ValueError as error:
         raise CheckpointError(f"{file}: is not JSON: {error}") from error
-    expected = {*_HEAD, *_KEYS, SHA256}
-    if not isinstance(document, dict) or {key: document.get(key) for key in _HEAD} != _HEAD:
-        raise CheckpointError(f"{file}: is no residual of the format '{_HEAD['format']}' {_HEAD['format_version']}")
+    head = {key: document.get(key) for key in _HEAD} if isinstance(document, dict) else {}
+    if head not in (_HEAD, _HEAD_WITH_CAMERAS):
+        raise CheckpointError(f"{file}: is no residual of the format '{_HEAD['format']}' 1 or 2")
+    with_cameras = head == _HEAD_WITH_CAMERAS
+    expected = {*_HEAD, *_KEYS, SHA256, *([SIGHT] if with_cameras else [])}
     for key in document:
         if key not in expected:
             raise CheckpointError(f"{file}: {unknown('key', key, expected)}")
     if missing := sorted(expected - set(document)):
         raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
-    if not isinstance(document[SHA256], dict) or set(document[SHA256]) != {WEIGHTS, DOCUMENT}:
-        raise CheckpointError(f"{file}: '{SHA256}' must name {WEIGHTS} and {DOCUMENT}")
+    files = [WEIGHTS, DOCUMENT, *([ENCODER] if with_cameras else [])]
+    if not isinstance(document[SHA256], dict) or set(document[SHA256]) != set(files):
+        raise CheckpointError(f"{file}: '{SHA256}' must name {', '.join(files)}")
     if digest(document) != document[SHA256][DOCUMENT]:
         raise CheckpointError(f"{file}: was changed after it was saved (its sha256 differs)")
     return document

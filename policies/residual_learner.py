@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from policies.actor_weights import ActorWeights
+from policies.frame_replay import FrameReplay
 from policies.online_learner import OnlineLearner, OnlineLearnerConfig
+from policies.pixel_td3 import PixelTd3
 from policies.replay import Batch, Replay, Vector
 from policies.residual_td3 import ResidualConfig, ResidualTd3
 
@@ -32,13 +34,16 @@ class ResidualLearner(OnlineLearner):
     def __init__(
         self,
         config: LearnerConfig,
-        td3: ResidualTd3,
+        td3: ResidualTd3 | PixelTd3,
         base_id: str,
-        online: Replay,
-        demonstrations: Replay | None,
+        online: Replay | FrameReplay,
+        demonstrations: Replay | FrameReplay | None,
         human: Replay | None = None,
     ) -> None:
-        """`human` is for what a person does at the robot: it counts as demonstrated, and is drawn with the rest."""
+        """`human` is for what a person does at the robot: it counts as demonstrated, and is drawn with the rest.
+
+        A `PixelTd3` learns from replays of frames, all others from those of vectors.
+        """
         super().__init__(config, td3, online, demonstrations)
         self.config, self.td3, self.base_id = config, td3, base_id
         self._human = human
@@ -79,8 +84,8 @@ class ResidualLearner(OnlineLearner):
         self.updates = state["updates"]
         self.guard.restore(state["guard"])
 
-    def _batch(self) -> tuple[Batch, int]:
-        """Draw a batch, and how many of its rows, at its beginning, are demonstrated."""
+    def _batch(self) -> tuple[Any, int]:
+        """Draw a batch of the replays' kind, and how many of its rows, at its beginning, are demonstrated."""
         config, draw = self.config, self.td3.generator
         sizes = [len(replay) for replay in self._shown]
         if not sum(sizes):
@@ -89,7 +94,7 @@ class ResidualLearner(OnlineLearner):
         counts = _split(shown, sizes)
         drawn = [replay.sample(n, draw) for replay, n in zip(self._shown, counts, strict=True) if n]
         parts = *drawn, self._online.sample(config.batch_size - shown, draw)
-        return Batch(*(_joined(field, parts) for field in Batch.__dataclass_fields__)), shown
+        return type(parts[0])(*(_joined(each.name, parts) for each in fields(parts[0]))), shown
 
 
 def _split(count: int, sizes: list[int]) -> list[int]:

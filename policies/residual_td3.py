@@ -134,12 +134,16 @@ class ResidualTd3(nn.Module):
         return torch.cat([observation, base, residual], dim=-1)
 
     def update_critics(self, batch: Batch, share: float = 1.0) -> dict[str, float]:
-        """Take one step towards the targets, whose residual is cut to `share`; return figures for the log."""
+        """Take one step towards the targets, whose residual is cut to `share`; return figures for the log.
+
+        Where `batch.observation` requires it, it gets the gradient of the loss: an encoder learns from that.
+        """
         targets = self.targets(batch, share)
         values = self.value(batch.observation, batch.base, batch.action)
         # Each critic by itself: the sum, so that the step of one does not depend on how many there are.
         loss = (values - targets).square().mean(dim=1).sum()
-        norm = self._step(self.critic_optimizer, self.critics, loss)
+        leaves = [batch.observation] if batch.observation.requires_grad else []
+        norm = self._step(self.critic_optimizer, self.critics, loss, *leaves)
         follow(self.target_critics, self.critics, self.config.polyak)
         figures = {"critic_loss": loss / self.config.critics, "critic_norm": norm, "value": values.mean()}
         return {name: float(figure.detach()) for name, figure in figures.items()}
@@ -186,10 +190,10 @@ class ResidualTd3(nn.Module):
         lowest = self.target_critics(seen, chosen).amin(dim=0)
         return (batch.reward + batch.discount * lowest).clamp(config.value_min, config.value_max)
 
-    def _step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> Tensor:
+    def _step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor, *leaves: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         # The actor's loss reaches through the critics, whose own gradients nobody needs.
-        loss.backward(inputs=list(network.parameters()))
+        loss.backward(inputs=[*network.parameters(), *leaves])
         norm = nn.utils.clip_grad_norm_(network.parameters(), self.config.grad_norm_max)
         optimizer.step()
         return norm

@@ -14,18 +14,23 @@ import tyro
 
 from armature.config import to_plain
 from armature.control.limits import SafetyLimits
+from armature.errors import ConfigError, unknown
 from armature.normalizer import Normalizer
-from armature.spec import require_compatible
+from armature.spec import RobotSpec, require_compatible
 from policies.checkpoint import load_policy
 from policies.chunk_policy import ChunkPolicy
+from policies.frame_replay import FrameReplay
+from policies.pixel_td3 import PixelTd3
 from policies.replay import Layout, NStep, Replay
+from policies.residual_encoder import ResidualEncoder
 from policies.residual_folder import ResidualFolder, ResidualSettings, save_residual
 from policies.residual_learner import LearnerConfig, ResidualLearner
+from policies.residual_sight import EncoderConfig, Sight
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import ResidualView
 from policies.standing import Standing
 from policies.train_online import Episodes, Evaluation, OnlineConfig, OnlineTraining, tell_end
-from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
+from policies.train_residual_data import demonstration_rows, open_demonstrations, shown_px, statistics_of
 from policies.train_residual_log import ResidualLog, require_new
 from policies.train_residual_robots import CorrectedRobots, Style, Transition
 from sim.corrected_world import PolicyNeeds
@@ -43,8 +48,28 @@ class ResidualTrainConfig(OnlineConfig):
     """Checkpoint of the policy that is to get better; it stays as it is. None: learn without one, from standing still,
     with all of what the limits let the robot do."""
     dataset: Path
-    """Successful demonstrations of the task, with the vectors that the residual sees."""
+    """Successful demonstrations of the task, with the vectors, and images, that the residual sees."""
+    cameras: tuple[str, ...] = ()
+    """What it looks at, such as camera/scene camera/wrist; none: it learns from vectors alone."""
+    image_px: int = 64
+    """Edge of the images that it sees [px]; demonstrations may have larger ones."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """What makes features of the images."""
+    vectors: tuple[str, ...] | None = None
+    """Which vectors it sees, such as joint/position gripper/opening; unset: all, object poses among them."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        super().__post_init__()
+        if self.vectors == ():
+            raise ConfigError("vectors names none: an arm has to know at least where it is (joint/position)")
+        _ = self.sight
+
+    @property
+    def sight(self) -> Sight | None:
+        """Return how it looks at cameras; None where it sees vectors alone."""
+        return Sight(self.cameras, self.image_px, self.encoder) if self.cameras else None
 
 
 def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
@@ -54,34 +79,75 @@ def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
     base, world, limits = _start(config)
     robot = robot_spec(world)
     require_compatible(base.spec, robot, base.policy_id)
-    episodes = open_demonstrations(config.dataset, robot, config.task)
-    statistics = statistics_of(episodes, robot)
-    view = ResidualView(robot, limits, statistics)
-    td3 = ResidualTd3(
-        config.learner.td3, view.observation_dim, view.action_dim, config.seed, bound=view.frame.residual_max
-    )
-    shown = demonstration_rows(episodes, base, view, config.learner.td3, config.scheduler.execute_steps)
-    online = Replay(Layout(view.observation_dim, view.action_dim), config.learner.capacity)
+    view, statistics, shown = _demonstrations(config, base, robot, limits)
+    td3, online = _learned(config, view)
     learner = ResidualLearner(config.learner, td3, base.policy_id, online, shown)
     needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
-    worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler, limits)
+    worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler, limits, config.cameras)
 
     def keep(path: Path) -> None:
         _keep(path, config, view, statistics, learner)
-        shown.save_to(path / "demonstrations", config.task)
+        if isinstance(shown, Replay):
+            shown.save_to(path / "demonstrations", config.task)
 
     with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep) as log:
-        return _Run(config, base, view, learner, worlds, log).finish()
+        return _Run(config, base, view, learner, online, worlds, log).finish()
+
+
+def _demonstrations(
+    config: ResidualTrainConfig, base: ChunkPolicy | Standing, robot: RobotSpec, limits: SafetyLimits
+) -> tuple[ResidualView, Normalizer, Replay | FrameReplay]:
+    """Return how the residual sees the robot, the statistics of what it sees, and the demonstrations as transitions."""
+    vectors, sight, sees = _vectors(config, robot), config.sight, base.spec.observation.names
+    needed = _needed(config, robot, {*config.cameras, *vectors, *sees})
+    episodes = open_demonstrations(config.dataset, needed, config.task, sight, sees)
+    statistics = statistics_of(episodes, robot.select(vectors))
+    view = ResidualView(robot, limits, statistics)
+    rows = demonstration_rows(episodes, base, view, config.learner.td3, config.scheduler.execute_steps, sight)
+    return view, statistics, rows
+
+
+def _vectors(config: ResidualTrainConfig, robot: RobotSpec) -> tuple[str, ...]:
+    """Return the names of the vectors that the residual sees; raise ConfigError where the robot lacks one."""
+    valid = tuple(array.name for array in robot.observation.vectors)
+    chosen = valid if config.vectors is None else config.vectors
+    for name in chosen:
+        if name not in valid:
+            raise ConfigError(unknown("vector", name, valid))
+    return tuple(name for name in valid if name in chosen)
+
+
+def _needed(config: ResidualTrainConfig, robot: RobotSpec, seen: set[str]) -> RobotSpec:
+    """Return what the demonstrations have to hold: what is `seen`, and where the robot was."""
+    if not config.cameras and config.vectors is None:
+        return robot
+    needed = seen | {array.name for array in robot.action.arrays}
+    return robot.select(tuple(name for name in robot.observation.names if name in needed))
+
+
+def _learned(config: ResidualTrainConfig, view: ResidualView) -> tuple[ResidualTd3 | PixelTd3, Replay | FrameReplay]:
+    """Return the networks to be learned, and where what happens is kept."""
+    settings, sight = config.learner, config.sight
+    dim = view.observation_dim + (sight.features if sight else 0)
+    td3 = ResidualTd3(settings.td3, dim, view.action_dim, config.seed, bound=view.frame.residual_max)
+    layout = Layout(view.observation_dim, view.action_dim)
+    if sight is None:
+        return td3, Replay(layout, settings.capacity)
+    kept = FrameReplay(layout, settings.capacity, sight.frame_shape)
+    return PixelTd3(td3, ResidualEncoder(sight, config.seed)), kept
 
 
 def _keep(
     path: Path, config: ResidualTrainConfig, view: ResidualView, statistics: Normalizer, learner: ResidualLearner
 ) -> None:
-    """Write the residual as it is to `path`, with what it takes to go on learning."""
+    """Write the residual as it is to `path`, with what it takes to go on learning where it sees vectors alone."""
     td3 = config.learner.td3
     settings = ResidualSettings(td3.scale, td3.steps, td3.discount, config.learner.noise_memory_steps)
-    plain = to_plain(config.learner)
-    save_residual(path, ResidualFolder.of(config.task, view, statistics, settings, learner.weights(), plain))
+    weights, plain = learner.weights(), to_plain(config.learner)
+    seeing = learner.td3 if isinstance(learner.td3, PixelTd3) else None
+    sight, encoder = (seeing.encoder.sight, seeing.encoder.arrays()) if seeing else (None, None)
+    folder = ResidualFolder.of(config.task, view, statistics, settings, weights, plain, sight, encoder)
+    save_residual(path, folder)
 
 
 def _start(config: ResidualTrainConfig) -> tuple[ChunkPolicy | Standing, SimConfig, SafetyLimits]:
@@ -89,14 +155,26 @@ def _start(config: ResidualTrainConfig) -> tuple[ChunkPolicy | Standing, SimConf
     if config.base is not None:
         base = load_policy(config.base)
         base.reset(0)
-        world = world_for(base.spec, config.task, config.horizon_steps)
+        world = _shown(world_for(base.spec, config.task, config.horizon_steps), config)
         return base, world, limits_for(robot_spec(world).action)
-    world = SimConfig(config.task, cameras=False, horizon_steps=config.horizon_steps)
+    world = _shown(SimConfig(config.task, cameras=False, horizon_steps=config.horizon_steps), config)
     robot = robot_spec(world)
     limits = limits_for(robot.action)
     # All of the motion is the residual's: in its frame, it reaches from -1 to 1.
     everything = replace(limits.request, residual_share=2.0)
     return Standing(robot, limits), world, replace(limits, request=everything)
+
+
+def _shown(world: SimConfig, config: ResidualTrainConfig) -> SimConfig:
+    """Return the world with cameras, if the residual looks at some: unless the base has its own, as demonstrated."""
+    if config.sight is None:
+        return world
+    valid = robot_spec(replace(world, cameras=True)).observation.images
+    for name in config.cameras:
+        if name not in (names := [image.name for image in valid]):
+            raise ConfigError(unknown("camera", name, names))
+    size = shown_px(config.dataset, config.sight)
+    return world if world.cameras else replace(world, cameras=True, image_size=size)
 
 
 class _Run:
@@ -108,26 +186,31 @@ class _Run:
         base: ChunkPolicy | Standing,
         view: ResidualView,
         learner: ResidualLearner,
+        online: Replay | FrameReplay,
         worlds: WorldProcesses,
         log: ResidualLog,
     ) -> None:
         self._config, self._learner, self._log = config, learner, log
         self._base, self._view, self._worlds = base, view, worlds
-        self._layout = Layout(view.observation_dim, view.action_dim)
+        self._online = online
         self._nsteps: dict[int, NStep] = {}
 
     def finish(self) -> list[Evaluation]:
         """Train to the end, or until Ctrl-C; return the curve."""
         warmup_steps = self._config.learner.warmup_steps
-        parts = self._learner, self._log, self._robots, self._robots, self._take
+        parts = self._learner, self._log, self._learning_robots, self._robots, self._take
         return OnlineTraining(self._config, warmup_steps, *parts).finish(self._styles())
 
-    def _robots(self, numbers: range, episodes: Episodes) -> CorrectedRobots:
-        return CorrectedRobots(self._worlds, numbers, self._base, self._view, self._learner.td3, episodes)
+    def _robots(self, numbers: range, episodes: Episodes, kept: FrameReplay | None = None) -> CorrectedRobots:
+        return CorrectedRobots(self._worlds, numbers, self._base, self._view, self._learner.td3, episodes, kept)
+
+    def _learning_robots(self, numbers: range, episodes: Episodes) -> CorrectedRobots:
+        kept = self._online if isinstance(self._online, FrameReplay) else None
+        return self._robots(numbers, episodes, kept)
 
     def _take(self, transition: Transition) -> None:
         td3 = self._config.learner.td3
-        nstep = self._nsteps.setdefault(transition.seed, NStep(self._layout, td3.steps, td3.discount))
+        nstep = self._nsteps.setdefault(transition.seed, NStep(self._online.layout, td3.steps, td3.discount))
         self._learner.take(
             nstep.add(
                 transition.step,

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from policies.camera_frames import Frame, frame_of
 from policies.chunk_policy import ChunkPolicy
 from policies.exploration import CorrelatedNoise
+from policies.frame_replay import FrameReplay
+from policies.pixel_td3 import PixelTd3
 from policies.replay import Step, Vector
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import ResidualView
@@ -63,6 +67,8 @@ class _Robot:
     noise: CorrelatedNoise
     observation: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
     base: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
+    frame: Frame | None = None
+    """What its cameras show, where the residual looks at them."""
     steps: int = 0
 
     @property
@@ -80,11 +86,16 @@ class CorrectedRobots:
         numbers: range,
         base: ChunkPolicy | Standing,
         view: ResidualView,
-        td3: ResidualTd3,
+        td3: ResidualTd3 | PixelTd3,
         episodes: Iterator[tuple[int, Style]],
+        kept: FrameReplay | None = None,
     ) -> None:
-        """`episodes` are the seeds and styles of the episodes to come; when they end, so do the robots."""
+        """`episodes` are the seeds and styles of the episodes to come; when they end, so do the robots.
+
+        What cameras show goes into `kept`: then the observations of transitions end in the numbers of their frames.
+        """
         self._worlds, self._base, self._view, self._td3 = worlds, base, view, td3
+        self._kept = kept
         self._episodes = episodes
         self._robots: list[_Robot] = []
         self._begin(list(numbers))
@@ -107,7 +118,7 @@ class CorrectedRobots:
         for robot, outcome in zip(self._robots, outcomes, strict=True):
             robot.moment = outcome.then
             robot.steps += 1
-        self._look()
+        self._look(self._robots)
         transitions = [
             self._transition(robot, seen, outcome)
             for robot, seen, outcome in zip(self._robots, before, outcomes, strict=True)
@@ -129,15 +140,22 @@ class CorrectedRobots:
 
     def _corrections(self) -> NDArray[np.float64]:
         """Return the corrections (robots, D) in physical units."""
-        seen = torch.from_numpy(np.stack([robot.observation for robot in self._robots]))
         base = torch.from_numpy(np.stack([robot.base for robot in self._robots]))
         with torch.no_grad():
-            residuals = self._td3.actor(seen, base).double().numpy()
+            residuals = self._td3.actor(self._seen(), base).double().numpy()
         for residual, robot in zip(residuals, self._robots, strict=True):
             np.clip(residual, -robot.style.share, robot.style.share, out=residual)
             residual += robot.style.noise_std * robot.noise.next()
         reach = self._td3.reach.double().numpy() * self._view.frame.unit
         return residuals.clip(-1.0, 1.0) * reach
+
+    def _seen(self) -> Tensor:
+        """Return what actor and critics see of all robots."""
+        vectors = [robot.observation[: self._view.observation_dim] for robot in self._robots]
+        seen = torch.from_numpy(np.stack(vectors))
+        if not isinstance(self._td3, PixelTd3):
+            return seen
+        return self._td3.encoder(seen, torch.from_numpy(np.stack([robot.frame for robot in self._robots])))
 
     def _begin(self, worlds: list[int]) -> None:
         begun: list[tuple[int, int, Style]] = []
@@ -146,22 +164,27 @@ class CorrectedRobots:
             if following is not None:
                 begun.append((world, *following))
         moments = self._worlds.call([(world, "begin", (seed,)) for world, seed, _ in begun])
+        robots: list[_Robot] = []
         for (world, seed, style), moment in zip(begun, moments, strict=True):
             noise = CorrelatedNoise(self._view.action_dim, style.memory_steps, np.random.default_rng(seed))
-            self._robots.append(_Robot(world, seed, style, self._base.begin(seed), moment, noise))
-        self._robots.sort(key=lambda robot: robot.world)
-        self._look()
+            robots.append(_Robot(world, seed, style, self._base.begin(seed), moment, noise))
+        self._look(robots)
+        self._robots = sorted([*self._robots, *robots], key=lambda robot: robot.world)
 
-    def _look(self) -> None:
+    def _look(self, robots: list[_Robot]) -> None:
         """Have the base answer what it is asked, and see each robot's moment as the residual does."""
-        asking = [robot for robot in self._robots if robot.moment.question is not None]
+        asking = [robot for robot in robots if robot.moment.question is not None]
         if asking:
             questions = [robot.moment.question for robot in asking]
             chunks = self._base.infer_batch(questions, [robot.policy_state for robot in asking])
             calls = [(robot.world, "take", (chunk,)) for robot, chunk in zip(asking, chunks, strict=True)]
             for robot, moment in zip(asking, self._worlds.call(calls), strict=True):
                 robot.moment = moment
-        for robot in self._robots:
+        for robot in robots:
             moment = robot.moment
             robot.observation = self._view.observe(moment.values, moment.measured, moment.commanded)
+            if isinstance(self._td3, PixelTd3):
+                robot.frame = frame_of(self._td3.encoder.sight, moment.values)
+                if self._kept is not None:
+                    robot.observation = self._kept.show(robot.observation, robot.frame)
             robot.base = self._view.frame.encode(robot.asked, moment.measured)

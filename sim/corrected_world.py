@@ -33,7 +33,7 @@ class Moment:
     """What there is to see and to decide at one tick."""
 
     values: dict[str, NDArray[Any]]
-    """The vectors that the world shows, in physical units."""
+    """The vectors that the world shows, in physical units, and the images of the cameras that were asked for."""
     measured: NDArray[np.float64]
     """Where the robot is, in the layout of an action (D,)."""
     commanded: NDArray[np.float64]
@@ -70,12 +70,18 @@ class CorrectedWorld:
     """Buffer, scheduler, gate and simulator of one robot; the policy's network and the correction are elsewhere."""
 
     def __init__(
-        self, sim: SimConfig, needs: Needs, scheduler: SchedulerConfig, limits: SafetyLimits | None = None
+        self,
+        sim: SimConfig,
+        needs: Needs,
+        scheduler: SchedulerConfig,
+        limits: SafetyLimits | None = None,
+        cameras: tuple[str, ...] = (),
     ) -> None:
-        """Build the world, under the limits of its robot unless told others."""
+        """Build the world, under the limits of its robot unless told others; its moments show `cameras`."""
         self._env: Any = make_env(sim)
         self._needs, self._scheduler = needs, scheduler
         self._limits = limits or limits_for(self._env.robot_spec.action)
+        self._shown = *cameras, *(array.name for array in self._env.robot_spec.observation.vectors)
         self._running: SimEpisode | None = None
 
     def begin(self, seed: int) -> Moment:
@@ -107,6 +113,6 @@ class CorrectedWorld:
 
     def _moment(self, episode: SimEpisode, *, is_answered: bool = False) -> Moment:
         question = None if is_answered else episode.observe()
-        values = {array.name: episode.values[array.name] for array in self._env.robot_spec.observation.vectors}
+        values = {name: episode.values[name] for name in self._shown}
         base = episode.scheduled if question is None else None
         return Moment(values, episode.measured, episode.commanded, base, question)

@@ -36,8 +36,9 @@ class WorldProcesses:
         needs: PolicyNeeds,
         scheduler: SchedulerConfig,
         limits: SafetyLimits | None = None,
+        cameras: tuple[str, ...] = (),
     ) -> None:
-        """Start the processes, with the worlds spread evenly over them."""
+        """Start the processes, with the worlds spread evenly over them; images of `cameras` come with every moment."""
         # Forking would copy the caller's threads' locks; a fresh process has none.
         context = multiprocessing.get_context("spawn")
         self.count = count
@@ -45,7 +46,7 @@ class WorldProcesses:
         self._processes: list[Any] = []
         for _ in range(min(processes, count)):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, sim, needs, scheduler, limits), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, sim, needs, scheduler, limits, cameras), daemon=True)
             process.start()
             # With their end closed here, reading ours ends when the process does.
             theirs.close()
@@ -94,7 +95,12 @@ class WorldProcesses:
 
 
 def _serve(
-    link: Connection, sim: SimConfig, needs: PolicyNeeds, scheduler: SchedulerConfig, limits: SafetyLimits | None
+    link: Connection,
+    sim: SimConfig,
+    needs: PolicyNeeds,
+    scheduler: SchedulerConfig,
+    limits: SafetyLimits | None,
+    cameras: tuple[str, ...],
 ) -> None:
     worlds: dict[int, CorrectedWorld] = {}
     while True:
@@ -104,7 +110,7 @@ def _serve(
             break
         try:
             if world not in worlds:
-                worlds[world] = CorrectedWorld(sim, needs, scheduler, limits)
+                worlds[world] = CorrectedWorld(sim, needs, scheduler, limits, cameras)
             answer = getattr(worlds[world], method)(*arguments)
         except Exception:
             answer = _Failed(traceback.format_exc())

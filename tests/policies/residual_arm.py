@@ -9,9 +9,19 @@ import torch
 
 from armature.control.limits import RequestLimits, SafetyLimits, WatchLimits
 from armature.normalizer import FieldStats, Normalizer
-from armature.spec import GRIPPER_OPENING, JOINT_POSITION, ActionSpec, ArraySpec, ObservationSpec, RobotSpec
+from armature.spec import (
+    CAMERA_WRIST,
+    GRIPPER_OPENING,
+    JOINT_POSITION,
+    ActionSpec,
+    ArraySpec,
+    ObservationSpec,
+    RobotSpec,
+)
 from policies.actor_weights import ActorWeights
+from policies.residual_encoder import ResidualEncoder
 from policies.residual_folder import ResidualFolder, ResidualSettings
+from policies.residual_sight import EncoderConfig, Sight
 from policies.residual_td3 import ResidualActor
 from policies.residual_view import ResidualView
 
@@ -30,10 +40,20 @@ NORMALIZER = Normalizer(
 SETTINGS = ResidualSettings(scale=0.8, steps=3, discount=0.9)
 
 
-def actor_weights(version: int = 0, base_id: str = "bc", seed: int = 0, **changes: Any) -> ActorWeights:
-    """Weights of an actor of the arm (observation 3 + 3, action 3) that answers with something."""
+SIGHT = Sight((CAMERA_WRIST,), 16, EncoderConfig(channels=(4, 4), strides=(2, 2), features=5, shift_px=2))
+SEEING_SPEC = RobotSpec(
+    SPEC.name,
+    ObservationSpec((ArraySpec(CAMERA_WRIST, (24, 24, 3), "uint8", "rgb8"), *SPEC.observation.arrays), 10.0),
+    SPEC.action,
+)
+
+
+def actor_weights(
+    version: int = 0, base_id: str = "bc", seed: int = 0, features: int = 0, **changes: Any
+) -> ActorWeights:
+    """Weights of an actor of the arm (observation 3 + 3, and features, action 3) that answers with something."""
     torch.manual_seed(seed)
-    actor = ResidualActor(6, 3, (8, 8))
+    actor = ResidualActor(6 + features, 3, (8, 8))
     with torch.no_grad():
         for parameter in actor.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.5)
@@ -45,3 +65,10 @@ def residual(**changes: Any) -> ResidualFolder:
     """A residual of the arm."""
     view = ResidualView(SPEC, LIMITS, NORMALIZER)
     return ResidualFolder.of("reach", view, NORMALIZER, SETTINGS, actor_weights(**changes), {"seed": 3})
+
+
+def seeing_residual(**changes: Any) -> ResidualFolder:
+    """A residual of the arm with a camera at its wrist."""
+    view, weights = ResidualView(SEEING_SPEC, LIMITS, NORMALIZER), actor_weights(features=5, **changes)
+    arrays = ResidualEncoder(SIGHT, seed=1).arrays()
+    return ResidualFolder.of("reach", view, NORMALIZER, SETTINGS, weights, {"seed": 3}, SIGHT, arrays)

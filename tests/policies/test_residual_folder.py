@@ -9,10 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from residual_arm import LIMITS, SPEC, actor_weights, residual
+import torch
+from residual_arm import LIMITS, SEEING_SPEC, SIGHT, SPEC, actor_weights, residual, seeing_residual
 
 from armature.errors import CheckpointError, ConfigError, SpecMismatch
-from policies.residual_folder import DOCUMENT, WEIGHTS, ResidualSettings, load_residual, save_residual
+from policies.durable_learner import DurableLearner
+from policies.residual_encoder import ResidualEncoder
+from policies.residual_folder import DOCUMENT, ENCODER, WEIGHTS, ResidualSettings, load_residual, save_residual
 from policies.signed_folder import SHA256, digest
 
 
@@ -103,3 +106,72 @@ def test_weights_in_the_folder_of_another_policy_are_refused(folder):
 def test_a_setting_that_cannot_be_is_refused_by_name(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         ResidualSettings(**{"scale": 0.5, "steps": 3, "discount": 0.9, **changes})
+
+
+@pytest.fixture
+def seeing(tmp_path):
+    save_residual(tmp_path / "seeing", seeing_residual(version=7))
+    return tmp_path / "seeing"
+
+
+def test_one_without_cameras_is_still_of_the_first_version_of_the_format(folder):
+    document = json.loads((folder / DOCUMENT).read_text())
+    assert (document["format_version"], "sight" in document) == (1, False)
+    assert sorted(file.name for file in folder.iterdir()) == [WEIGHTS, DOCUMENT]
+
+
+def test_one_that_looks_at_cameras_comes_back_with_its_encoder(seeing):
+    saved, found = seeing_residual(version=7), load_residual(seeing)
+    assert (found.sight, found.spec.observation.names) == (SIGHT, ("camera/wrist", "object/pose"))
+    found.view(SEEING_SPEC, LIMITS)
+    assert {name: array.tolist() for name, array in found.encoder.items()} == {
+        name: array.tolist() for name, array in saved.encoder.items()
+    }
+    images, vectors = torch.randint(0, 256, (2, 1, 16, 16, 3), dtype=torch.uint8), torch.zeros(2, 6)
+    assert torch.equal(ResidualEncoder.of(found)(vectors, images), ResidualEncoder(SIGHT, seed=1)(vectors, images))
+
+
+@pytest.mark.parametrize("name", [DOCUMENT, WEIGHTS, ENCODER])
+def test_every_changed_byte_of_one_that_looks_at_cameras_is_found(seeing, name):
+    file = seeing / name
+    content = file.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 40)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(CheckpointError):
+            load_residual(seeing)
+
+
+def test_an_encoder_that_is_absent_not_finite_or_of_other_settings_is_refused(seeing, tmp_path):
+    (seeing / ENCODER).unlink()
+    with pytest.raises(CheckpointError, match=rf"{ENCODER}: cannot be read"):
+        load_residual(seeing)
+    residual = seeing_residual()
+    spoilt = {**residual.encoder, "cameras.0.1.bias": np.full(5, np.nan, np.float32)}
+    save_residual(tmp_path / "spoilt", replace(residual, encoder=spoilt))
+    with pytest.raises(CheckpointError, match=r"cameras\.0\.1\.bias is not finite"):
+        load_residual(tmp_path / "spoilt")
+    wider = replace(residual, sight=replace(SIGHT, encoder=replace(SIGHT.encoder, channels=(8, 4))))
+    with pytest.raises(CheckpointError, match="the encoder of the residual does not fit its settings"):
+        ResidualEncoder.of(wider)
+
+
+def test_an_actor_that_takes_no_features_is_refused_beside_an_encoder():
+    with pytest.raises(CheckpointError, match=r"take 9 numbers and give 3, expected \(14, 3\)"):
+        seeing_residual().require_weights(actor_weights())
+
+
+def test_a_robot_without_the_camera_is_refused_by_name():
+    with pytest.raises(SpecMismatch, match="observation camera/wrist: needed"):
+        seeing_residual().view(SPEC, LIMITS)
+
+
+def test_the_processes_on_a_graph_refuse_one_that_looks_at_cameras_and_say_what_to_do(seeing):
+    residual().require_no_cameras("residual_node")
+    words = (
+        "looks at camera/wrist, which residual_node cannot yet: learn one from vectors, by `armature train-residual`"
+    )
+    with pytest.raises(ConfigError, match=words):
+        load_residual(seeing).require_no_cameras("residual_node")
+    with pytest.raises(ConfigError, match="which learner_node cannot yet"):
+        DurableLearner.open(seeing)
+    assert not (seeing / "learner").exists()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from armature.errors import ArmatureError
+from armature.spec import CAMERA_WRIST
 from armature.types import Reason
 from policies.action_frame import ActionFrame
 from sim.corrected_world import CorrectedWorld, Moment, Outcome, PolicyNeeds
@@ -83,6 +85,20 @@ def test_a_moment_shows_state_last_command_and_base(expert):
         assert (before.then.base is None) == (before.then.question is not None)
         assert set(after.then.values) == {array.name for array in world._env.robot_spec.observation.vectors}
     world.close()
+
+
+def test_images_come_of_the_cameras_that_are_asked_for_and_of_no_other(expert):
+    seeing = replace(LIFT, cameras=True, image_size=24)
+    blind = CorrectedWorld(seeing, needs_of(expert), default_scheduler())
+    vectors = {array.name for array in blind._env.robot_spec.observation.vectors}
+    assert set(blind.begin(3).values) == vectors
+    blind.close()
+    with WorldProcesses(1, 1, seeing, needs_of(expert), default_scheduler(), cameras=(CAMERA_WRIST,)) as worlds:
+        (moment,) = worlds.call([(0, "begin", (3,))])
+    assert set(moment.values) == {*vectors, CAMERA_WRIST}
+    image = moment.values[CAMERA_WRIST]
+    assert (image.shape, image.dtype) == ((24, 24, 3), np.uint8)
+    assert image.std() > 5
 
 
 def test_worlds_in_other_processes_do_the_same(expert):

@@ -54,6 +54,7 @@ class ResidualNode(Node):
         self.config = load_config(self, ResidualNodeConfig)
         spec = load_robot_spec(self.config.robot)
         self._residual = load_residual(Path(self.config.residual))
+        self._residual.require_no_cameras("residual_node")
         limits = load_limits(self.config.robot, spec.action, self.config.profile)
         self._view = self._residual.view(spec, limits)
         self._log = StepLog(self.config.log_path / LOG_NAME, self._head())
