@@ -96,7 +96,7 @@ def states_stop(is_latch: bool) -> Inject:
 def states_freeze(lab: FaultLab) -> Injected:
     """Go on with newer stamps and the same positions, while the commands move away."""
     begin_s, place = time.monotonic(), lab.commands[-1][2].copy()
-    undo = lab.replace_arm(lambda _: place, drift_rad=0.3)
+    undo = lab.replace_arm(lambda _: place, drift_rad=0.3 * lab.inward)
 
     def begins_s() -> float:
         away = [at_s for at_s, _, q in list(lab.commands) if _farthest(q - place) > LIMITS.watch.frozen_motion]
@@ -111,7 +111,8 @@ def arm_is_off(offset_rad: float, name: str) -> Inject:
 
     def inject(lab: FaultLab) -> Injected:
         is_named, begin_s = (risen(lab, name) if hold_s else latched(name)), time.monotonic()
-        undo = lab.replace_arm(lambda _: lab.commands[-1][2] + _of_first_joint(offset_rad))
+        offset = _of_first_joint(offset_rad * lab.inward)
+        undo = lab.replace_arm(lambda _: lab.commands[-1][2] + offset)
         return Injected(is_named, undo, (lambda: begin_s + hold_s) if hold_s else None)
 
     return inject
@@ -119,7 +120,8 @@ def arm_is_off(offset_rad: float, name: str) -> Inject:
 
 def arm_runs(lab: FaultLab) -> Injected:
     """Go on with states that move at 3 rad/s, more than the arm may, as long as that is near the command."""
-    undo = lab.replace_arm(lambda elapsed_s: lab.commands[-1][2] + _of_first_joint(min(3.0 * elapsed_s, 0.09)))
+    way = _of_first_joint(lab.inward)
+    undo = lab.replace_arm(lambda elapsed_s: lab.commands[-1][2] + min(3.0 * elapsed_s, 0.09) * way)
     return Injected(latched("overspeed"), undo)
 
 

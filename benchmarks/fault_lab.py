@@ -21,7 +21,7 @@ from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, String
-from swinging import fer_spec
+from swinging import START, fer_spec
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.types import ActionChunk
@@ -85,6 +85,11 @@ class FaultLab:
     def counts(self) -> Counter[str]:
         """Return the control node's counters as of its last status."""
         return Counter(self.statuses[-1][1]["counts"])
+
+    @property
+    def inward(self) -> float:
+        """Return to which side, 1 or -1, the first joint comes nearer to where the arm began, far from all walls."""
+        return 1.0 if self.commands[-1][2][0] < START[0] else -1.0
 
     def chunk_ends_s(self) -> float:
         """Return when the newest chunk ends."""

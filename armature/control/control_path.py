@@ -197,6 +197,9 @@ class ControlPath:
             self._takeover.reset()
 
     def _arm(self, tick: Tick, measured: Sample) -> None:
+        if not self._gate.is_at_rest:
+            self.refused["arming in motion"] += 1
+            return
         try:
             self._gate.arm(tick, measured)
         except InvalidValue:

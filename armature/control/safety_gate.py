@@ -36,6 +36,8 @@ LATCHING = frozenset(
 _OFF_THE_COMMAND = frozenset({Reason.STATE_FROZEN, Reason.TRACKING_LOST})
 # Nearer than this [rad or m] is there: what is left is rounding.
 _THERE = 1e-12
+# Slower than this [rad/s or m/s] stands still. Before a wall the guard leaves less and less, but never nothing.
+_STILL = 1e-6
 
 
 class MotionGuard(Protocol):
@@ -96,7 +98,7 @@ class SafetyGate:
     @property
     def is_at_rest(self) -> bool:
         """Tell whether the commands stand still."""
-        return not any(self._velocity)
+        return all(-_STILL <= velocity <= _STILL for velocity in self._velocity)
 
     def arm(self, tick: Tick, measured: Sample) -> None:
         """Let requests through, starting at rest from `measured`; the only way out of LATCHED.

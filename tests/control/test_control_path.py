@@ -140,6 +140,22 @@ def test_latched_it_does_not_arm_for_a_request_from_before(bench):
     assert bench.path.is_at_rest
 
 
+def test_while_the_arm_comes_to_rest_it_does_not_arm_and_says_that_it_is_in_motion(bench):
+    away = np.array(ORIGIN) + [0.5, 0.0, 0.0]
+    bench.path.take_chunk(ActionChunk(bench.stamp_ns, bench.stamp_ns, TICK_NS, np.tile(away, (8, 1))), bench.stamp_ns)
+    bench.measure()
+    bench.tick()
+    bench.path.latch(Reason.OPERATOR)
+    bench.path.arm()
+    states = []
+    for _ in range(2):
+        bench.measure()
+        states.append(bench.tick().state)
+    # It goes at 0.2 rad/s, by which it may slow down in one tick.
+    assert states == [GateState.LATCHED, GateState.ARMED]
+    assert bench.path.counts()["refused: arming in motion"] == 1
+
+
 def test_what_is_committed_is_known_in_the_mode_that_needs_it_alone(bench):
     assert bench.path.committed(bench.stamp_ns) is None
     guided = Bench("real_time_chunking")

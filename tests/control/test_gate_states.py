@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -370,13 +371,13 @@ class Wall:
     """Slows the arm where joint a is about to go beyond an angle."""
 
     def __init__(self, angle_rad: float, share: float) -> None:
-        self.angle_rad, self._share = angle_rad, share
+        self.angle_rad, self.share = angle_rad, share
         self.seen: list[tuple[list[float], list[float], float]] = []
 
     def scale(self, joints, velocity, period_s):
         self.seen.append((joints.tolist(), velocity.tolist(), period_s))
         is_free = joints[0] + velocity[0] * period_s <= self.angle_rad
-        return (1.0, ()) if is_free else (self._share, (Reason.TCP_BOX,))
+        return (1.0, ()) if is_free else (self.share, (Reason.TCP_BOX,))
 
 
 def test_a_guard_sees_the_joints_and_slows_them_by_one_factor():
@@ -392,6 +393,25 @@ def test_a_guard_sees_the_joints_and_slows_them_by_one_factor():
     assert away.ask([-0.02, 0.0, 0.04]).action.tolist() == [-0.02, 0.0, 0.04]
     away.ask(None)
     assert wall.seen[-1][1] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("speed_rad_s", "rests"), [(1e-15, True), (1e-6, True), (1.01e-6, False), (-1.01e-6, False)])
+def test_an_arm_that_a_guard_leaves_all_but_no_motion_stands_still_and_can_be_armed_anew(speed_rad_s, rests):
+    wall = Wall(angle_rad=10.0, share=1.0)
+    driver = Driver(guard=wall)
+    there = [math.copysign(0.05, speed_rad_s), 0.0, 0.04]
+    driver.ask(ORIGIN)
+    driver.ask(ORIGIN, measured=driver.measured(there))
+    # Latched, it is to go to where the arm is, 0.05 rad off; the guard sees a wall before that.
+    driver.gate.latch(Reason.TRACKING_LOST)
+    wall.angle_rad, wall.share = -10.0, abs(speed_rad_s) / (0.05 / 0.1)
+    before = driver.arm_is_at[0]
+    command = driver.ask(None, measured=driver.measured(there))
+    assert command.action[0] - before == pytest.approx(speed_rad_s * 0.1)
+    assert driver.gate.is_at_rest is rests
+    if rests:
+        driver.arm(there)
+        assert driver.gate.state is ARMED
 
 
 def test_a_guard_comes_on_top_of_the_other_reasons_and_cannot_make_the_arm_brake_harder_than_it_may():
