@@ -141,7 +141,7 @@ def test_latched_it_does_not_arm_for_a_request_from_before(bench):
 
 
 def test_while_the_arm_comes_to_rest_it_does_not_arm_and_says_that_it_is_in_motion(bench):
-    away = np.array(ORIGIN) + [0.5, 0.0, 0.0]
+    away = np.add(ORIGIN, (0.5, 0.0, 0.0))
     bench.path.take_chunk(ActionChunk(bench.stamp_ns, bench.stamp_ns, TICK_NS, np.tile(away, (8, 1))), bench.stamp_ns)
     bench.measure()
     bench.tick()
