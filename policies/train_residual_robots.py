@@ -67,7 +67,7 @@ class _Robot:
     noise: CorrelatedNoise
     observation: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
     base: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
-    frame: Frame | None = None
+    frame: Frame = field(default_factory=lambda: np.zeros(0, np.uint8))
     """What its cameras show, where the residual looks at them."""
     steps: int = 0
 
