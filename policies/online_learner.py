@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sized
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from armature.errors import ConfigError, InvalidValue
+from policies.frame_replay import FrameReplay
+from policies.replay import Replay
 from policies.residual_guard import Guard, GuardConfig, Verdict
+
+Kept = Replay | FrameReplay
+"""What is learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class Actor(Protocol):
 class OnlineLearner(ABC):
     """Pace and guard of what learns from `online`; used by one thread."""
 
-    def __init__(self, config: OnlineLearnerConfig, actor: Actor, online: Sized, demonstrations: Sized | None) -> None:
+    def __init__(self, config: OnlineLearnerConfig, actor: Actor, online: Kept, demonstrations: Kept | None) -> None:
         if demonstrations is not None and not len(demonstrations):
             raise ConfigError("the demonstrations hold no transition: record some, or do without")
         self._pace, self._actor, self._online = config, actor, online
