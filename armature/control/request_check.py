@@ -39,6 +39,11 @@ class RequestCheck:
             limits.request.residual_share * min(speed * action_period_s, (high - low) / 2.0)
             for low, high, speed in zip(limits.position_low, limits.position_high, self._speeds, strict=True)
         ]
+        # Joints have their limits to brake before; of these the range is all there is.
+        self._range = [
+            (low, high) if math.isinf(speed) else (-math.inf, math.inf)
+            for low, high, speed in zip(limits.position_low, limits.position_high, self._speeds, strict=True)
+        ]
         self.begin()
 
     def begin(self) -> None:
@@ -112,15 +117,22 @@ class RequestCheck:
         return fault
 
     def _bounded(self, target: Target, base: Target) -> tuple[Target, tuple[Reason, ...]]:
-        """Return `target` with its distance from `base` cut; `base` itself when that was so too often in a row."""
+        """Return `target` with its distance from `base` cut; `base` itself when that was so too often in a row.
+
+        A correction that leads out of a gripper's range leads to its end, which is no fault: it may well press on.
+        """
         if self._cut_corrections >= self._limits.residual_limited_max:
             return base, (Reason.RESIDUAL_LIMIT,)
         cut = [
             within(after, before - most, before + most)
             for after, before, most in zip(target, base, self._correction_max, strict=True)
         ]
+        kept = [
+            within(after, min(low, before), max(high, before))
+            for after, before, (low, high) in zip(cut, base, self._range, strict=True)
+        ]
         if cut == target:
             self._cut_corrections = 0
-            return target, ()
+            return kept, ()
         self._cut_corrections += 1
-        return cut, (Reason.RESIDUAL_LIMIT,)
+        return kept, (Reason.RESIDUAL_LIMIT,)

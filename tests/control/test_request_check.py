@@ -193,6 +193,26 @@ def test_after_four_cut_corrections_in_a_row_the_base_action_is_left_alone_until
     assert asked(tame, base) == (tame, ())
 
 
+@pytest.mark.parametrize(
+    ("base", "corrected", "expected"),
+    [
+        # The gripper goes from 0 to 0.08 m, and beyond by a quarter of that at most: 0.04 m are the largest correction.
+        ([0.0, 0.0, 0.08], [0.0, 0.0, 0.12], [0.0, 0.0, 0.08]),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, -0.04], [0.0, 0.0, 0.0]),
+        ([0.0, 0.0, 0.03], [0.0, 0.0, -0.01], [0.0, 0.0, 0.0]),
+        # Where the policy itself is a little outside, a correction leads no further.
+        ([0.0, 0.0, 0.085], [0.0, 0.0, 0.12], [0.0, 0.0, 0.085]),
+        ([0.0, 0.0, -0.005], [0.0, 0.0, -0.04], [0.0, 0.0, -0.005]),
+        # Joints are braked before their ends by the gate.
+        ([0.0, 1.95, 0.04], [0.0, 2.1, 0.04], [0.0, 2.1, 0.04]),
+    ],
+)
+def test_a_correction_out_of_a_grippers_range_leads_to_its_end_and_is_no_fault(base, corrected, expected):
+    asked = Asked(residual_share=1.0, jump_s=2.0)
+    assert asked(corrected, base) == (pytest.approx(expected), ())
+    assert asked(np.add(corrected, [0.0, 0.0, 1.0]), base)[1] == (Reason.RESIDUAL_LIMIT,)
+
+
 def test_the_uncorrected_action_is_no_correction():
     asked = Asked(residual_limited_max=1)
     base = np.array([0.1, 0.1, 0.04])
