@@ -26,7 +26,6 @@ from armature_ros.residual_config import LearnerNodeConfig, ResidualNodeConfig
 from armature_ros.robot import load_robot_spec
 from armature_ros.sim_node import COMMAND_TOPIC, SimNodeConfig
 from armature_ros.streams import TopicArrays, topics_of
-from armature_ros.takeover_node import TakeoverNodeConfig
 from armature_ros.teleop_node import TeleopNodeConfig
 
 T = TypeVar("T")
@@ -39,7 +38,7 @@ CONFIGS: dict[str, type] = {
     "sim_node": SimNodeConfig,
     "policy_node": PolicyNodeConfig,
     "teleop_node": TeleopNodeConfig,
-    "takeover_node": TakeoverNodeConfig,
+    "takeover_node": TeleopNodeConfig,
     "control_node": ControlNodeConfig,
     "recorder_node": RecorderNodeConfig,
     "camera_node": CameraNodeConfig,

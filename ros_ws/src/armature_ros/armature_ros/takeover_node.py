@@ -7,7 +7,6 @@ what it holds stays held. y (success) and x (failure) label the episode for whoe
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +20,15 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.errors import InvalidValue
 from armature_ros.control_takeover import TOPIC, takeover_to_msg
 from armature_ros.conversions import action_from_msg
-from armature_ros.jog import HELP, Jog, JogConfig
+from armature_ros.jog import HELP, Jog
 from armature_ros.keyboard import Keyboard
 from armature_ros.newest_state import NewestState
 from armature_ros.parameters import load_config
 from armature_ros.qos import reliable_qos
 from armature_ros.recorded_topics import ACTION_TOPICS
-from armature_ros.robot import RobotConfig, load_robot_spec
+from armature_ros.robot import load_robot_spec
 from armature_ros.spin import StopRequest, deadlines, run
-from armature_ros.streams import StreamConfig
+from armature_ros.teleop_node import TeleopNodeConfig
 from data_collection.streams import ACTION_EXECUTED
 
 MESSAGES_PER_STEP = 2
@@ -40,22 +39,12 @@ LABEL_SERVICE = "residual_node/label"
 KEYS = f"{SWITCH_KEY}: take over, give back; y: success; x: failure; h: help"
 
 
-@dataclass(frozen=True)
-class TakeoverNodeConfig:
-    """Parameters of `takeover_node`."""
-
-    streams: dict[str, StreamConfig]
-    robot: RobotConfig = field(default_factory=RobotConfig)
-    jog: JogConfig = field(default_factory=JogConfig)
-    joint_state_topic: str = "joint_states"
-
-
 class TakeoverNode(Node):
     """Reads the keyboard and says who drives; one thread does everything."""
 
     def __init__(self) -> None:
         super().__init__("takeover_node", automatically_declare_parameters_from_overrides=True)
-        config = load_config(self, TakeoverNodeConfig)
+        config = load_config(self, TeleopNodeConfig)
         self._keyboard = Keyboard()
         self._spec = load_robot_spec(config.robot).action
         self._jog = Jog(self._spec, config.jog)

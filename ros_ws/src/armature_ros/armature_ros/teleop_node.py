@@ -37,7 +37,7 @@ EPISODE_HELP = "n: new episode; y: success; x: failure; Backspace: throw it away
 
 @dataclass(frozen=True)
 class TeleopNodeConfig:
-    """Parameters of `teleop_node`."""
+    """Parameters of `teleop_node` and `takeover_node`."""
 
     streams: dict[str, StreamConfig]
     robot: RobotConfig = field(default_factory=RobotConfig)
