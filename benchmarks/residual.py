@@ -44,22 +44,20 @@ PAPER_STEPS = {"can": 60_000, "square": 150_000}
 """Environment steps to 90 % as published, with the 10,000 before learning begins (Ankile et al. 2025, fig. 5)."""
 DIP_MAX = 0.10
 STEPS = {"lift": 30_000, "can": 60_000, "square": 150_000}
-BASES = {"lift": ("diffusion", 300), "can": ("diffusion", 800), "square": ("diffusion", 2500)}
+BASES = {"lift": ("diffusion", 300), "can": ("diffusion", 2000), "square": ("diffusion", 2500)}
 """Family and training steps of the weak base."""
 METHODS = ("residual", "rlpd", "dsrl")
 SEEDS = {"lift": (0, 1, 2), "can": (0, 1, 2), "square": (0,)}
-# An actor that learns ten times as fast was at 8 of 50 before the guard saw it.
 LEARNER = LearnerConfig(
-    td3=ResidualConfig(critics=5, steps=8, polyak=0.02, actor_lr=3e-5),
-    guard=GuardConfig(growth=1.2, episodes_min=12),
+    td3=ResidualConfig(critics=5, steps=5, polyak=0.02, actor_lr=1e-4, demonstration_weight=0.3),
     batch_size=128,
     updates_per_step=2.0,
     warmup_steps=2500,
     critic_warmup_updates=3000,
-    noise_memory_steps=10.0,
+    noise_std=0.15,
 )
 COLORS = {"residual": "tab:blue", "rlpd": "tab:gray", "dsrl": "tab:orange"}
-QUICK_STEPS, QUICK_EPISODES, QUICK_DEMONSTRATIONS = 200, 4, 4
+QUICK_STEPS, QUICK_EPISODES, QUICK_DEMONSTRATIONS, QUICK_BASE_STEPS = 200, 4, 4, 20
 
 
 @dataclass(frozen=True)
@@ -133,12 +131,11 @@ def _curve(arguments: ResidualArguments, quick: bool, task: str, method: str, se
 
 def _config(arguments: ResidualArguments, quick: bool, task: str, method: str, seed: int) -> ResidualTrainConfig:
     root = arguments.out / "quick" if quick else arguments.out
-    count = QUICK_DEMONSTRATIONS if quick else 200
-    demonstrations = demonstrations_of(root / f"{task}_demonstrations", task, count)
-    family, base_steps = arguments.base or BASES[task]
+    family = (arguments.base or BASES[task])[0]
     name = f"{method}_{seed}" if method == "rlpd" else f"{method}_{family}_{seed}"
+    demonstrations, base = weak_base(root, task, arguments.base, quick=quick)
     config = ResidualTrainConfig(
-        base=None if method == "rlpd" else _base(demonstrations, root / task, family, 20 if quick else base_steps),
+        base=None if method == "rlpd" else base,
         task=task,
         dataset=demonstrations,
         out=root / task / name,
@@ -165,13 +162,19 @@ def _steered(config: ResidualTrainConfig) -> DsrlTrainConfig:
     return DsrlTrainConfig(base=config.base, learner=learner, **shared)
 
 
-def _base(demonstrations: Path, folder: Path, family: str, steps: int) -> Path:
-    """Return a policy that has learned for too short."""
+def weak_base(root: Path, task: str, kind: tuple[str, int] | None = None, *, quick: bool = False) -> tuple[Path, Path]:
+    """Return demonstrations, and a policy that has learned from them for too short: `kind` as `base` of the arguments.
+
+    Both are made once.
+    """
+    family, steps = kind or BASES[task]
     name = f"arm_state_{family}"
     if name not in PRESETS:
         raise ConfigError(unknown("recipe", name, PRESETS))
-    config = PRESETS[name](demonstrations, folder / f"base_{family}_{steps}")
-    return trained(replace(config, steps=steps, threads=1))
+    demonstrations = demonstrations_of(root / f"{task}_demonstrations", task, QUICK_DEMONSTRATIONS if quick else 200)
+    steps = QUICK_BASE_STEPS if quick else steps
+    config = PRESETS[name](demonstrations, root / task / f"base_{family}_{steps}")
+    return demonstrations, trained(replace(config, steps=steps, threads=1))
 
 
 def _criteria(curves: list[Curve]) -> list[Criterion]:

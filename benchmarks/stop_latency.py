@@ -19,6 +19,7 @@ range, within speed and acceleration of the one before, so that no correction en
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import random
@@ -45,7 +46,7 @@ from armature_ros.graph import ONE_THREAD, GraphConfig, NodeSpec, graph_environm
 
 TARGETS = ("mock_arm_node", "policy_node", "residual_node", "control_node")
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
-LOADS = {"idle": 0, "two busy processes": 2}
+LOADS = {"idle": 0, "busy": 2}
 HOLD_MAX_MS, ARM_STOPS_MAX_MS = 150.0, 200.0
 # A correction counts for one and a half periods of the policy's actions, 75 ms here; then the tick, and the way here.
 CORRECTED_MAX_MS, PAUSE_MAX_MS = 150.0, 150.0
@@ -160,20 +161,24 @@ def _of_all(lab: StopLab) -> list[Criterion]:
 
 
 def _table(rows: Rows) -> Table:
-    table = Table(title="After a signal at a random moment [ms]", title_justify="left")
+    table = Table(title="After a signal at a random moment, ms: p50 / p99 / max", title_justify="left")
     for heading in ("node", "signal", "load"):
         table.add_column(heading)
-    for heading in ("HOLD p50", "p99", "max", "still p50", "p99", "max", "corrected p50", "p99", "max", "trials"):
+    for heading in ("HOLD", "still", "last correction", "trials"):
         table.add_column(heading, justify="right")
-    for key, stops in rows.items():
+    for (node, kind, load), stops in rows.items():
         figures = _figures(stops)
-        cells = [
-            f"{figures[name][q]:.0f}" if name in figures else "-"
-            for name in ("held_ms", "still_ms", "corrected_ms")
-            for q in ("p50", "p99", "p100")
-        ]
-        table.add_row(*key, *cells, str(len(stops)))
+        cells = [_cell(figures.get(name)) for name in ("held_ms", "still_ms", "corrected_ms")]
+        table.add_row(node, kind, load, *cells, str(len(stops)))
     return table
+
+
+def _cell(figures: dict[str, float] | None) -> str:
+    if figures is None:
+        return "-"
+    if not math.isfinite(figures["p50"]):
+        return "never"
+    return " / ".join(f"{figures[q]:.0f}" if math.isfinite(figures[q]) else "never" for q in ("p50", "p99", "p100"))
 
 
 if __name__ == "__main__":

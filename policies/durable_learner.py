@@ -26,7 +26,7 @@ from policies.residual_folder import ResidualFolder, load_residual
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import observation_dim
-from policies.step_log import CONTROL, CUT, ENDED, HELPED, HUMAN, TERMINATED, LogHead, Records
+from policies.step_log import CONTROL, CUT, ENDED, EXPLORING, HELPED, HUMAN, TERMINATED, LogHead, Records
 from policies.tensor_folder import TensorFolder
 
 REPLAY, HUMAN_REPLAY, NETWORKS, DEMONSTRATIONS = "replay", "human", "networks", "demonstrations"
@@ -142,7 +142,7 @@ class DurableLearner:
         success, guard = bool(flags & TERMINATED), self.learner.guard
         if flags & CONTROL:
             guard.record_base(success=success)
-        elif record["share"] > 0:
+        elif record["share"] > 0 and not flags & EXPLORING:
             # It travels as float32.
             share = guard.share if np.float32(guard.share) == record["share"] else float(record["share"])
             self.learner.judge(share, success=success)

@@ -7,6 +7,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+JUDGED_EVERY = 3
+"""Every so manyth episode is run without noise, as those of the base are that it is compared with."""
+
+
+def is_judged(number: int) -> bool:
+    """Tell whether an episode of the residual is run without noise, to be compared with the base's."""
+    return number % JUDGED_EVERY == 1
+
 
 class CorrelatedNoise:
     """An autoregressive process per element, of deviation 1 at every step."""

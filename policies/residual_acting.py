@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from armature.errors import CheckpointError
 from armature.filesystem import Fs, replace_file
 from policies.actor_weights import ActorWeights
-from policies.exploration import CorrelatedNoise
+from policies.exploration import CorrelatedNoise, is_judged
 from policies.residual_folder import ResidualFolder
 from policies.residual_view import ResidualView
 from policies.step_log import CONTROL, EXPLORING, Vector
@@ -94,13 +94,13 @@ class ResidualActing:
             self._next = weights
 
     def begin_episode(self, number: int) -> None:
-        """Begin an episode: with the newest weights, or by the base alone where it is its turn."""
+        """Begin an episode with the newest weights: by the base alone where it is its turn, every third without noise."""
         if self._next is not None:
             self._weights, self._next = self._next, None
             self._keep()
         every = self._control_every
         self._is_control = every > 0 and number % every == every - 1
-        explores = self._explore and not self._is_control and self._weights.noise_std > 0
+        explores = self._explore and not (self._is_control or is_judged(number)) and self._weights.noise_std > 0
         rng = np.random.default_rng((self._seed, number))
         memory_steps = self._residual.settings.noise_memory_steps
         self._noise = CorrelatedNoise(len(self._reach), memory_steps, rng) if explores else None

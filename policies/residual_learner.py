@@ -23,7 +23,7 @@ class LearnerConfig(OnlineLearnerConfig):
 
     td3: ResidualConfig = field(default_factory=ResidualConfig)
     noise_std: float = 0.3
-    """Of the exploration, as a share of what the residual may be."""
+    """Of the exploration, as a share of what the residual may do at the time; in the warm-up, of all its reach."""
     noise_memory_steps: float = 5.0
     """How long the noise stays on one side."""
 
@@ -55,6 +55,15 @@ class ResidualLearner(OnlineLearner):
         return self._online.total
 
     @property
+    def noise_std(self) -> float:
+        """Return the deviation of the exploration now, as a share of the reach.
+
+        Wide at first, so that critics see large corrections fail that no demonstrator made; then as small as the room
+        of the actor, whose episodes are compared with those of the base.
+        """
+        return self.config.noise_std * (self.share if self.is_warm else 1.0)
+
+    @property
     def demonstrated(self) -> int:
         """Return how many transitions count as demonstrated."""
         return sum(len(replay) for replay in self._shown)
@@ -73,7 +82,7 @@ class ResidualLearner(OnlineLearner):
     def weights(self) -> ActorWeights:
         """Return the actor as it is now, for the robot."""
         state = {name: tensor.detach().clone().numpy() for name, tensor in self.td3.actor.state_dict().items()}
-        return ActorWeights(self.updates, self.share, self.config.noise_std, self.base_id, state)
+        return ActorWeights(self.updates, self.share, self.noise_std, self.base_id, state)
 
     def state(self) -> dict[str, Any]:
         """Return what, beside networks and replay, is gone on from."""

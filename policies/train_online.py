@@ -138,14 +138,14 @@ class OnlineTraining:
         """Learn what is due while the worlds step."""
         figures: dict[str, float] = {}
         while self._learner.is_due:
-            figures = self._learner.update()
+            figures |= self._learner.update()
         return figures
 
     def _tell_end(self, transition: Any) -> None:
         style, success = transition.style, transition.terminated
-        if style.share > 0:
+        if style.is_judged and style.share > 0:
             self._learner.judge(style.share, success=success)
-        elif style.noise_std == 0:
+        elif style.share == 0 and style.noise_std == 0:
             self._learner.guard.record_base(success=success)
         self._log.episode(self.step, style, success=success, steps=transition.index + 1)
 

@@ -19,6 +19,7 @@ from armature.normalizer import Normalizer
 from armature.spec import RobotSpec, require_compatible
 from policies.checkpoint import load_policy
 from policies.chunk_policy import ChunkPolicy
+from policies.exploration import is_judged
 from policies.frame_replay import FrameReplay
 from policies.pixel_td3 import PixelTd3
 from policies.replay import Layout, NStep, Replay
@@ -225,14 +226,16 @@ class _Run:
 
     def _styles(self) -> Iterator[Style]:
         """Return how the episodes to learn from are run, each decided when it begins."""
-        learner = self._config.learner
+        memory_steps = self._config.learner.noise_memory_steps
         for k in itertools.count():
             # While the critics get to know the base, half of the episodes show the guard what it can do.
             every = self._config.control_every if self._learner.is_warm else 2
             if k % every == 0:
                 yield Style(0.0)
+            elif is_judged(k) and self._learner.is_warm:
+                yield Style(self._learner.share)
             else:
-                yield Style(self._learner.share, learner.noise_std, learner.noise_memory_steps)
+                yield Style(self._learner.share, self._learner.noise_std, memory_steps, is_judged=False)
 
 
 def main(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ from residual_arm import residual
 from armature.errors import CheckpointError, ConfigError
 from policies.durable_learner import DurableLearner
 from policies.residual_folder import load_residual, save_residual
-from policies.step_log import CONTROL, CUT, ENDED, FIRST, HELPED, HUMAN, TERMINATED
+from policies.step_log import CONTROL, CUT, ENDED, EXPLORING, FIRST, HELPED, HUMAN, TERMINATED
 
 CONFIG = {"td3": {"hidden": [8, 8], "critics": 2}, "warmup_steps": 8, "critic_warmup_updates": 4, "batch_size": 8,
           "capacity": 100}  # fmt: skip
@@ -97,6 +97,8 @@ def test_the_guard_counts_episodes_that_came_to_their_end_and_no_others(folder):
     guard = learner.learner.guard
     learner.take("log", records(learner, FIRST, TERMINATED | ENDED, share=np.float32(guard.share)))
     learner.take("log", records(learner, FIRST, CUT, share=np.float32(guard.share)))
+    # Noise decides as well there, and the base has none.
+    learner.take("log", records(learner, FIRST | EXPLORING, EXPLORING | CUT | ENDED, share=np.float32(guard.share)))
     assert guard.base == [1, 2]
     assert list(guard._recent) == [True]
     learner.flush()

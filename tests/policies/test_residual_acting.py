@@ -100,7 +100,7 @@ def test_where_weights_cannot_be_kept_they_act_and_it_is_said(tmp_path):
     assert actor.fault.endswith("actor.bin: No such file or directory")
 
 
-def test_every_third_episode_is_the_bases_alone_without_noise(kept):
+def test_every_third_episode_is_the_bases_alone_and_another_one_has_no_noise(kept):
     actor = acting(kept, explore=True, control_every=3, noise_std=0.2)
     flags = []
     for number in range(6):
@@ -108,7 +108,7 @@ def test_every_third_episode_is_the_bases_alone_without_noise(kept):
         flags.append(actor.flags)
         assert (not actor.correct(SEEN, BASE).any()) == (number % 3 == 2)
         assert actor.share == (0.0 if number % 3 == 2 else 1.0)
-    assert flags == [EXPLORING, EXPLORING, CONTROL] * 2
+    assert flags == [EXPLORING, 0, CONTROL] * 2
 
 
 def test_noise_is_of_the_deviation_that_the_weights_say_and_stays_within_reach(kept):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,14 @@ def test_nothing_is_learned_before_the_warm_up_then_the_critics_alone():
     assert count == 4
     assert all(torch.equal(tensor, actor[name]) for name, tensor in learner.td3.actor.state_dict().items())
     assert learner.is_warm
+
+
+def test_exploration_is_wide_in_the_warm_up_and_then_as_small_as_the_actors_room():
+    learner = learner_of(replace(CONFIG, noise_std=0.4))
+    assert learner.noise_std == learner.weights().noise_std == 0.4
+    learn(learner, 10)
+    assert learner.share == 0.2
+    assert learner.noise_std == learner.weights().noise_std == pytest.approx(0.08)
 
 
 def test_updates_keep_their_ratio_to_transitions():

@@ -1,0 +1,234 @@
+"""Does a robot get better while it works? A weak policy on the graph `residual`, for 15 minutes, both learners killed.
+
+The graph of `armature up residual` runs episodes of a simulated robot: all nodes, DDS between them, one robot. After
+a third of the time the learner gets SIGKILL, after two thirds the residual node. Then, on 100 starts that were not
+learned from, the policy alone and the policy with what was learned, from the same starts.
+
+Every step counts: it is one record of the log, in order, and one row of the replay, the very row that a learner to
+which nothing ever happened makes of the log. No log has the steps of the episode in which the residual node died, after
+that, nor those of episodes that it missed while it was started again: how many is said.
+
+    python benchmarks/residual_robot.py [--minutes 15] [--out runs/residual] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from harness import ROOT, Arguments, Criterion, at_least, below, exactly, main
+from numpy.typing import NDArray
+from residual import LEARNER, weak_base
+from rich.console import Console
+
+from armature_ros.episodes import EpisodeDriver
+from armature_ros.graph import GraphConfig, graph_environment, make_graph
+from armature_ros.residual_node import LOG_NAME
+from armature_ros.up import RunningGraph
+from policies.checkpoint import load_policy
+from policies.chunk_policy import ChunkPolicy
+from policies.durable_learner import DurableLearner
+from policies.replay import Layout, NStep, Step
+from policies.residual_folder import load_residual
+from policies.step_link import Block, StepReceiver
+from policies.step_log import CUT, TERMINATED, LogHead, StepLog
+from policies.train_residual import ResidualTrainConfig, train_residual
+from policies.train_residual_robots import CorrectedRobots, Style
+from sim.corrected_world import PolicyNeeds
+from sim.defaults import default_scheduler, limits_for
+from sim.evaluate import world_for
+from sim.intervals import mean_interval
+from sim.tasks import robot_spec
+from sim.world_processes import WorldProcesses
+
+VICTIMS = ("learner_node", "residual_node")
+FIRST_TEST_SEED, TOGETHER = 1000, 10
+ONE_ROBOT = replace(LEARNER, updates_per_step=1.0, warmup_steps=1000, critic_warmup_updates=2000)
+"""One robot makes fewer steps than those of `residual.py` do at once."""
+QUICK_MINUTES, QUICK_EPISODES = 1.0, 8
+STARTED_AGAIN_S = 20.0
+"""After so long the residual node has to be back, and miss no episode any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotArguments(Arguments):
+    """What can be asked of this benchmark."""
+
+    out: Path = ROOT / "runs" / "residual"
+    """Folder of demonstrations and base, shared with `residual.py`, and of what is learned."""
+    minutes: float = 15.0
+    episodes: int = 100
+    """To judge by, each of both."""
+    domain_id: int = 79
+
+
+@dataclass(frozen=True)
+class Worked:
+    """One episode of the graph."""
+
+    number: int
+    began_s: float
+    """Since the beginning of the work."""
+    steps: int
+    success: bool
+
+
+def measure(arguments: RobotArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
+    """Let the robot work and learn, account for its steps, then judge what was learned."""
+    torch.set_num_threads(1)
+    minutes = min(arguments.minutes, QUICK_MINUTES) if quick else arguments.minutes
+    root = arguments.out / "quick" if quick else arguments.out
+    base_path, residual = _begun(root, quick)
+    episodes = work(base_path, residual, minutes * 60.0, arguments.domain_id)
+    account = account_of(residual, episodes, minutes * 60.0)
+    count = QUICK_EPISODES if quick else arguments.episodes
+    before, after, share = judged(load_policy(base_path), residual, count)
+    low, high = mean_interval(after - before)
+    Console().print(
+        f"{len(episodes)} episodes, {account['records']} steps in {minutes:g} min; policy alone {before.sum():.0f} of "
+        f"{count}, corrected by a share of {share:.2f} {after.sum():.0f}; better by {low:+.2f} to {high:+.2f}"
+    )
+    criteria = [
+        at_least("improvement, lower end of the 95 % interval of pairs", low, "of all", 1e-9),
+        exactly("steps in order", account["in order"], "of all", 1.0),
+        exactly("records that are rows of the replay, bit for bit", account["rows as logged"], "of all", 1.0),
+        exactly("steps without a record, but while the residual node was dead", account["missing"], "steps", 0),
+        below("residual node back", account["back_s"], "s", STARTED_AGAIN_S),
+    ]
+    found = {"minutes": minutes, "before": before.tolist(), "after": after.tolist(), "share": share,
+             "interval": [low, high], "account": account, "episodes": [vars(each) for each in episodes]}  # fmt: skip
+    return criteria, found
+
+
+def _begun(root: Path, quick: bool) -> tuple[Path, Path]:
+    """Return the weak policy, and the folder of a residual that corrects nothing yet."""
+    demonstrations, base = weak_base(root, "lift", quick=quick)
+    out = root / "lift" / "robot"
+    shutil.rmtree(out, ignore_errors=True)
+    config = ResidualTrainConfig(base=base, task="lift", dataset=demonstrations, out=out, steps=0,
+                                 evaluate_episodes=1, learner=ONE_ROBOT)  # fmt: skip
+    train_residual(config)
+    return base, out / "actor"
+
+
+def work(base: Path, residual: Path, duration_s: float, domain_id: int) -> list[Worked]:
+    """Run episodes for so long, each victim killed once meanwhile; return them."""
+    environment = graph_environment(domain_id)
+    os.environ.update(environment)
+    config = GraphConfig(task="lift", cameras=False, policy=str(base), residual=str(residual))
+    episodes: list[Worked] = []
+    with (
+        RunningGraph(make_graph("residual", config), environment) as graph,
+        EpisodeDriver(records=False, check=graph.check) as driver,
+    ):
+        # Not before every node runs.
+        driver.run_episode()
+        begin_s = time.monotonic()
+        timers = [
+            threading.Timer(duration_s * (k + 1) / (len(VICTIMS) + 1), _kill, (graph, name))
+            for k, name in enumerate(VICTIMS)
+        ]
+        for timer in timers:
+            timer.start()
+        while (began_s := time.monotonic() - begin_s) < duration_s:
+            result = driver.run_episode().result
+            episodes.append(Worked(result["episode"], began_s, result["steps"], result["success"]))
+        for timer in timers:
+            timer.join()
+        _wait_for_learner(driver, residual)
+    return episodes
+
+
+def _kill(graph: RunningGraph, name: str) -> None:
+    os.kill(graph.pids()[name], signal.SIGKILL)
+
+
+def _wait_for_learner(driver: EpisodeDriver, residual: Path) -> None:
+    """Return when the newest steps have had time to be made safe."""
+    end_s = time.monotonic() + 10.0
+    driver.spin_until(lambda: time.monotonic() > end_s, f"learner of {residual}")
+
+
+def account_of(residual: Path, episodes: list[Worked], duration_s: float) -> dict[str, Any]:
+    """Compare what the arm did, what was logged, and what is learned from."""
+    log = _log_of(residual)
+    records = log.read(0, len(log))
+    learner = DurableLearner.open(residual)
+    expected = rows_of(log)
+    kept = np.array(learner._replay._rows[: learner.rows])
+    is_same = len(expected) == len(kept) == learner.taken(log.head.log_id) and np.array_equal(expected, kept)
+    killed_s = duration_s * len(VICTIMS) / (len(VICTIMS) + 1)
+    counts = dict(zip(*np.unique(records["episode"], return_counts=True), strict=True))
+    missing, excused, back_s = 0, 0, 0.0
+    for each, following in zip(episodes, [*episodes[1:], None], strict=True):
+        # The last step of an episode has no next one.
+        lost = each.steps - 1 - int(counts.get(each.number, 0))
+        ended_s = duration_s if following is None else following.began_s
+        if lost and ended_s > killed_s and each.began_s < killed_s + STARTED_AGAIN_S:
+            excused, back_s = excused + lost, ended_s - killed_s
+        else:
+            missing += abs(lost)
+    found = {"records": len(records), "rows": learner.rows, "updates": learner.learner.updates, "missing": missing,
+             "excused": excused, "back_s": back_s, "in order": float((np.diff(records["stamp_ns"]) > 0).mean()),
+             "rows as logged": float(is_same)}  # fmt: skip
+    log.close()
+    return found
+
+
+def _log_of(residual: Path) -> StepLog:
+    folder = load_residual(residual)
+    learner = DurableLearner.open(residual)
+    head = LogHead(folder.task, folder.spec.fingerprint, folder.base_id, learner.head.observation_dim,
+                   learner.head.action_dim)  # fmt: skip
+    return StepLog(residual / "log" / LOG_NAME, head)
+
+
+def rows_of(log: StepLog) -> NDArray[np.float32]:
+    """Return what a learner to which nothing ever happened makes of a log."""
+    head = log.head
+    nstep = NStep(Layout(head.observation_dim, head.action_dim), ONE_ROBOT.td3.steps, ONE_ROBOT.td3.discount)
+    rows: list[Any] = []
+    for record in StepReceiver(head, 0).take(Block(head, 0, log.read_bytes(0, len(log)))):
+        flags = int(record["flags"])
+        step = Step(record["observation"], record["base"], record["action"], float(record["reward"]))
+        rows += nstep.add(step, record["next_observation"], record["next_base"],
+                          terminated=bool(flags & TERMINATED), cut=bool(flags & CUT))  # fmt: skip
+    return np.stack(rows)
+
+
+def judged(base: ChunkPolicy, residual: Path, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return the successes (count,) of the policy alone and corrected, from the same starts, and by which share."""
+    learner = DurableLearner.open(residual).learner
+    folder = load_residual(residual)
+    world = world_for(base.spec, "lift", None)
+    robot = robot_spec(world)
+    limits = limits_for(robot.action)
+    needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
+    found: list[NDArray[np.float64]] = []
+    with WorldProcesses(TOGETHER, 1, world, needs, default_scheduler(), limits, ()) as worlds:
+        for share in (0.0, learner.share):
+            seeds = iter([(FIRST_TEST_SEED + k, Style(share)) for k in range(count)])
+            robots = CorrectedRobots(worlds, range(TOGETHER), base, folder.view(robot, limits), learner.td3, seeds)
+            ended: dict[int, bool] = {}
+            while robots.is_running:
+                robots.send()
+                ended |= {each.seed: each.terminated for each in robots.receive() if each.is_last}
+            found.append(np.array([ended[FIRST_TEST_SEED + k] for k in range(count)], dtype=np.float64))
+    return found[0], found[1], learner.share
+
+
+if __name__ == "__main__":
+    name = Path(__file__).stem
+    arguments = tyro.cli(RobotArguments, prog=f"benchmarks/{name}.py", description=__doc__)
+    sys.exit(main(name, partial(measure, arguments), arguments))
