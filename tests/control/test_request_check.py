@@ -231,6 +231,7 @@ def test_the_uncorrected_action_is_no_correction():
         (VALID, [2.5, 0.0, 0.04], Reason.JUMP),
         (VALID, [0.0, 0.0, 0.2], Reason.GRIPPER_RANGE),
         ([2.04, 0.0, 0.04], [2.0, 0.0, 0.04], Reason.JUMP),
+        ([1.98, 0.0, 0.04], [2.01, 0.0, 0.04], Reason.JUMP),
     ],
 )
 def test_a_fault_of_the_correction_or_of_what_it_corrects_refuses_the_request(asked, corrected, base, fault):
