@@ -94,7 +94,7 @@ class ResidualActing:
             self._next = weights
 
     def begin_episode(self, number: int) -> None:
-        """Begin an episode with the newest weights: by the base alone where it is its turn, every third without noise."""
+        """Begin an episode with the newest weights; by the base alone if it is its turn, every third has no noise."""
         if self._next is not None:
             self._weights, self._next = self._next, None
             self._keep()
