@@ -4,9 +4,10 @@ The graph of `armature up residual` runs episodes of a simulated robot: all node
 a third of the time the learner gets SIGKILL, after two thirds the residual node. Then, on 100 starts that were not
 learned from, the policy alone and the policy with what was learned, from the same starts.
 
-Every step counts: it is one record of the log, in order, and one row of the replay, the very row that a learner to
-which nothing ever happened makes of the log. No log has the steps of the episode in which the residual node died, after
-that, nor those of episodes that it missed while it was started again: how many is said.
+Every step counts: what the control node says that it executed of the policy's actions is one record of the log, in
+order, and one row of the replay, the very row that a learner to which nothing ever happened makes of the log. The last
+step of an episode has none: nothing follows it. Nobody logs while the residual node is dead: how many steps that were
+is said.
 
     python benchmarks/residual_robot.py [--minutes 15] [--out runs/residual] [--quick] [--json FILE]
 """
@@ -19,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,12 @@ from harness import ROOT, Arguments, Criterion, at_least, below, exactly, main
 from numpy.typing import NDArray
 from residual import LEARNER, weak_base
 from rich.console import Console
+from trajectory_msgs.msg import JointTrajectory
 
+from armature_ros.conversions import ns_from_time
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import GraphConfig, graph_environment, make_graph
+from armature_ros.qos import latched_qos
 from armature_ros.residual_node import LOG_NAME
 from armature_ros.up import RunningGraph
 from policies.checkpoint import load_policy
@@ -73,15 +77,14 @@ class RobotArguments(Arguments):
     domain_id: int = 79
 
 
-@dataclass(frozen=True)
+@dataclass
 class Worked:
-    """One episode of the graph."""
+    """What the graph did. Times are since the beginning of the work [s]."""
 
-    number: int
-    began_s: float
-    """Since the beginning of the work."""
-    steps: int
-    success: bool
+    episodes: int = 0
+    executed: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    """Stamps [ns] of the policy's actions that were executed, and when that was heard."""
+    killed_s: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def measure(arguments: RobotArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
@@ -90,24 +93,25 @@ def measure(arguments: RobotArguments, quick: bool) -> tuple[list[Criterion], di
     minutes = min(arguments.minutes, QUICK_MINUTES) if quick else arguments.minutes
     root = arguments.out / "quick" if quick else arguments.out
     base_path, residual = _begun(root, quick)
-    episodes = work(base_path, residual, minutes * 60.0, arguments.domain_id)
-    account = account_of(residual, episodes, minutes * 60.0)
+    worked, base = work(base_path, residual, minutes * 60.0, arguments.domain_id), load_policy(base_path)
+    account = account_of(residual, worked, base.spec.action.period_ns)
     count = QUICK_EPISODES if quick else arguments.episodes
-    before, after, share = judged(load_policy(base_path), residual, count)
+    before, after, share = judged(base, residual, count)
     low, high = mean_interval(after - before)
     Console().print(
-        f"{len(episodes)} episodes, {account['records']} steps in {minutes:g} min; policy alone {before.sum():.0f} of "
-        f"{count}, corrected by a share of {share:.2f} {after.sum():.0f}; better by {low:+.2f} to {high:+.2f}"
+        f"{worked.episodes} episodes, {account['records']} steps in {minutes:g} min; policy alone {before.sum():.0f} "
+        f"of {count}, corrected by a share of {share:.2f} {after.sum():.0f}; better by {low:+.2f} to {high:+.2f}"
     )
     criteria = [
         at_least("improvement, lower end of the 95 % interval of pairs", low, "of all", 1e-9),
         exactly("steps in order", account["in order"], "of all", 1.0),
         exactly("records that are rows of the replay, bit for bit", account["rows as logged"], "of all", 1.0),
         exactly("steps without a record, but while the residual node was dead", account["missing"], "steps", 0),
+        exactly("records of what was not executed", account["invented"], "steps", 0),
         below("residual node back", account["back_s"], "s", STARTED_AGAIN_S),
     ]
     found = {"minutes": minutes, "before": before.tolist(), "after": after.tolist(), "share": share,
-             "interval": [low, high], "account": account, "episodes": [vars(each) for each in episodes]}  # fmt: skip
+             "interval": [low, high], "account": account, "killed_s": worked.killed_s}  # fmt: skip
     return criteria, found
 
 
@@ -122,36 +126,38 @@ def _begun(root: Path, quick: bool) -> tuple[Path, Path]:
     return base, out / "actor"
 
 
-def work(base: Path, residual: Path, duration_s: float, domain_id: int) -> list[Worked]:
-    """Run episodes for so long, each victim killed once meanwhile; return them."""
+def work(base: Path, residual: Path, duration_s: float, domain_id: int) -> Worked:
+    """Run episodes for so long, each victim killed once meanwhile."""
     environment = graph_environment(domain_id)
     os.environ.update(environment)
-    config = GraphConfig(task="lift", cameras=False, policy=str(base), residual=str(residual))
-    episodes: list[Worked] = []
+    config = GraphConfig(task="lift", cameras=False, policy=str(base), residual=str(residual),
+                         overrides=('control_node.flight_folder=""',))  # fmt: skip
+    worked = Worked()
     with (
         RunningGraph(make_graph("residual", config), environment) as graph,
         EpisodeDriver(records=False, check=graph.check) as driver,
     ):
-        # Not before every node runs.
-        driver.run_episode()
         begin_s = time.monotonic()
-        timers = [
-            threading.Timer(duration_s * (k + 1) / (len(VICTIMS) + 1), _kill, (graph, name))
-            for k, name in enumerate(VICTIMS)
-        ]
+
+        def hear(message: JointTrajectory) -> None:
+            worked.executed.append((ns_from_time(message.header.stamp), time.monotonic() - begin_s))
+
+        def kill(name: str) -> None:
+            worked.killed_s[name] = time.monotonic() - begin_s
+            os.kill(graph.pids()[name], signal.SIGKILL)
+
+        driver.node.create_subscription(JointTrajectory, "control/corrected", hear, latched_qos(1000))
+        part_s = duration_s / (len(VICTIMS) + 1)
+        timers = [threading.Timer((k + 1) * part_s, kill, (name,)) for k, name in enumerate(VICTIMS)]
         for timer in timers:
             timer.start()
-        while (began_s := time.monotonic() - begin_s) < duration_s:
-            result = driver.run_episode().result
-            episodes.append(Worked(result["episode"], began_s, result["steps"], result["success"]))
+        while time.monotonic() - begin_s < duration_s:
+            driver.run_episode()
+            worked.episodes += 1
         for timer in timers:
             timer.join()
         _wait_for_learner(driver, residual)
-    return episodes
-
-
-def _kill(graph: RunningGraph, name: str) -> None:
-    os.kill(graph.pids()[name], signal.SIGKILL)
+    return worked
 
 
 def _wait_for_learner(driver: EpisodeDriver, residual: Path) -> None:
@@ -160,30 +166,38 @@ def _wait_for_learner(driver: EpisodeDriver, residual: Path) -> None:
     driver.spin_until(lambda: time.monotonic() > end_s, f"learner of {residual}")
 
 
-def account_of(residual: Path, episodes: list[Worked], duration_s: float) -> dict[str, Any]:
+def account_of(residual: Path, worked: Worked, period_ns: int) -> dict[str, Any]:
     """Compare what the arm did, what was logged, and what is learned from."""
-    log = _log_of(residual)
-    records = log.read(0, len(log))
-    learner = DurableLearner.open(residual)
-    expected = rows_of(log)
-    kept = np.array(learner._replay._rows[: learner.rows])
+    log, learner = _log_of(residual), DurableLearner.open(residual)
+    stamps = log.read(0, len(log))["stamp_ns"]
+    expected, kept = rows_of(log), np.array(learner._replay._rows[: learner.rows])
     is_same = len(expected) == len(kept) == learner.taken(log.head.log_id) and np.array_equal(expected, kept)
-    killed_s = duration_s * len(VICTIMS) / (len(VICTIMS) + 1)
-    counts = dict(zip(*np.unique(records["episode"], return_counts=True), strict=True))
-    missing, excused, back_s = 0, 0, 0.0
-    for each, following in zip(episodes, [*episodes[1:], None], strict=True):
-        # The last step of an episode has no next one.
-        lost = each.steps - 1 - int(counts.get(each.number, 0))
-        ended_s = duration_s if following is None else following.began_s
-        if lost and ended_s > killed_s and each.began_s < killed_s + STARTED_AGAIN_S:
-            excused, back_s = excused + lost, ended_s - killed_s
-        else:
-            missing += abs(lost)
-    found = {"records": len(records), "rows": learner.rows, "updates": learner.learner.updates, "missing": missing,
-             "excused": excused, "back_s": back_s, "in order": float((np.diff(records["stamp_ns"]) > 0).mean()),
-             "rows as logged": float(is_same)}  # fmt: skip
     log.close()
-    return found
+    unlogged = _unlogged(worked.executed, set(stamps.tolist()), period_ns)
+    killed_s = worked.killed_s["residual_node"]
+    excused_s = [at_s - killed_s for _, at_s in unlogged if -1.0 < at_s - killed_s < STARTED_AGAIN_S]
+    return {
+        "executed": len(worked.executed),
+        "records": len(stamps),
+        "rows": learner.rows,
+        "updates": learner.learner.updates,
+        "missing": len(unlogged) - len(excused_s),
+        "excused": len(excused_s),
+        "back_s": max(excused_s, default=0.0),
+        "invented": len(set(stamps.tolist()) - {stamp_ns for stamp_ns, _ in worked.executed}),
+        "in order": float((np.diff(stamps) > 0).mean()),
+        "rows as logged": float(is_same),
+    }
+
+
+def _unlogged(executed: list[tuple[int, float]], logged: set[int], period_ns: int) -> list[tuple[int, float]]:
+    """Return what was executed and has no record, but for the last step of each episode, which nothing follows."""
+    following = [stamp_ns for stamp_ns, _ in executed[1:]] + [2**63]
+    return [
+        (stamp_ns, at_s)
+        for (stamp_ns, at_s), next_ns in zip(executed, following, strict=True)
+        if stamp_ns not in logged and next_ns - stamp_ns <= 1.5 * period_ns
+    ]
 
 
 def _log_of(residual: Path) -> StepLog:
