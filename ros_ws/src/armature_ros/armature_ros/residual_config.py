@@ -24,7 +24,7 @@ class ResidualNodeConfig:
     """Where steps and the weights in use are kept; empty: `log` in the residual's folder."""
     robot: RobotConfig = field(default_factory=RobotConfig)
     explore: bool = True
-    """Add the noise that the weights ask for."""
+    """Add the noise that the weights ask for; every third episode goes without, to be compared with the base's."""
     control_every: int = 5
     """Every so manyth episode is the base's alone, without noise, to compare; 0: none."""
     reward: Literal["topic", "label"] = "topic"
