@@ -58,8 +58,8 @@ class ResidualLearner(OnlineLearner):
     def noise_std(self) -> float:
         """Return the deviation of the exploration now, as a share of the reach.
 
-        Wide at first, so that critics see large corrections fail that no demonstrator made; then as small as the room
-        of the actor, whose episodes are compared with those of the base.
+        Wide at first, so that critics see large corrections fail that no demonstrator made; then it grows with the room
+        of the actor, so that it does not decide alone what happens.
         """
         return self.config.noise_std * (self.share if self.is_warm else 1.0)
 
