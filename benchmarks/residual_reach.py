@@ -1,8 +1,8 @@
 """How good can a residual of limited reach become? A weak policy, corrected at every step towards the scripted expert.
 
-The correction is what leads to the expert's action, element by element cut to the reach: what a learner of corrections
-can hope for with the same. Reach is counted as `residual_share` of the limits: a share of the motion that the gate
-allows in one action period.
+The correction is the motion that leads to the expert's action, element by element cut to the reach: what a learner of
+corrections can hope for with the same. Reach is counted as a share of what the gate lets the arm move in one action
+period, of the gripper as a share of half its range.
 
     python benchmarks/residual_reach.py --base runs/base/checkpoint [--task lift] [--quick] [--json FILE]
 """
@@ -10,7 +10,7 @@ allows in one action period.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from armature.types import Observation
 from policies.action_frame import ActionFrame
 from policies.checkpoint import load_policy
 from policies.chunk_policy import ChunkPolicy
+from policies.detour import Detour
 from sim.corrected_world import CorrectedWorld, PolicyNeeds
 from sim.defaults import RESIDUAL_SHARE, default_scheduler, limits_for
 from sim.evaluate import world_for
 from sim.expert import make_expert
 from sim.tasks import robot_spec
 
+REACH = 0.35
 SUCCESS_MIN = 0.95
 FIRST_SEED = 1000
 QUICK_EPISODES = 4
@@ -45,8 +47,8 @@ class ReachArguments(Arguments):
     base: Path
     """Checkpoint of the weak policy."""
     task: str = "lift"
-    shares: tuple[float, ...] = (0.01, 0.3, 0.6, RESIDUAL_SHARE)
-    """Reaches to try; the first one stands for none."""
+    reaches: tuple[float, ...] = (0.0, 0.1, 0.2, REACH)
+    """Motions per step to try; 0: the policy alone."""
     episodes: int = 24
 
 
@@ -54,43 +56,52 @@ def measure(arguments: ReachArguments, quick: bool) -> tuple[list[Criterion], di
     """Run the episodes of every reach, all from the same starts; the bound is for the simulated robots' own."""
     torch.set_num_threads(1)
     base, episodes = load_policy(arguments.base), QUICK_EPISODES if quick else arguments.episodes
-    rates = {share: success_rate(base, arguments.task, share, episodes) for share in arguments.shares}
-    for share, rate in rates.items():
-        print(f"reach {share:g}: {round(rate * episodes)} of {episodes}")
-    found = rates.get(RESIDUAL_SHARE, float("nan"))
-    return [at_least(f"{arguments.task}, reach {RESIDUAL_SHARE:g}", found, "of all", SUCCESS_MIN)], {"rates": rates}
+    rates = {reach: success_rate(base, arguments.task, reach, episodes) for reach in arguments.reaches}
+    for reach, rate in rates.items():
+        print(f"reach {reach:g}: {round(rate * episodes)} of {episodes}")
+    found = rates.get(REACH, float("nan"))
+    return [at_least(f"{arguments.task}, reach {REACH:g}", found, "of all", SUCCESS_MIN)], {"rates": rates}
 
 
-def success_rate(base: ChunkPolicy, task: str, share: float, episodes: int) -> float:
+def success_rate(base: ChunkPolicy, task: str, reach: float, episodes: int) -> float:
     """Return how many of the episodes end well with corrections of a reach."""
     sim = world_for(base.spec, task, None)
     action = robot_spec(sim).action
-    known = limits_for(action)
-    limits = replace(known, request=replace(known.request, residual_share=share))
+    limits = limits_for(action)
     world = CorrectedWorld(sim, PolicyNeeds(base.spec, base.obs_steps, base.policy_id), default_scheduler(), limits)
     frame, expert = ActionFrame(action, limits), make_expert(sim)
-    reach = frame.residual_max * frame.unit
+    motion_max = reach / RESIDUAL_SHARE * frame.residual_max * frame.unit
     seeds = range(FIRST_SEED, FIRST_SEED + episodes)
     try:
-        return sum(succeeds(world, base, expert, reach, seed) for seed in track(seeds, f"reach {share:g}")) / episodes
+        outcomes = [succeeds(world, base, expert, frame, motion_max, seed) for seed in track(seeds, f"reach {reach:g}")]
+        return sum(outcomes) / episodes
     finally:
         world.close()
 
 
-def succeeds(world: CorrectedWorld, base: ChunkPolicy, expert: Policy, reach: NDArray[np.float64], seed: int) -> bool:
+def succeeds(
+    world: CorrectedWorld,
+    base: ChunkPolicy,
+    expert: Policy,
+    frame: ActionFrame,
+    motion_max: NDArray[np.float64],
+    seed: int,
+) -> bool:
     """Run one episode; return whether the task was done."""
     expert.reset(seed)
-    state, moment = base.begin(seed), world.begin(seed)
-    while True:
+    state, moment, detour = base.begin(seed), world.begin(seed), Detour(frame)
+    outcome, step = None, 0
+    while outcome is None or not outcome.is_done:
         if moment.question is not None:
             moment = world.take(base.infer_batch([moment.question], [state])[0])
+            detour.follow(step)
         asked = moment.commanded if moment.base is None else moment.base
         seen = Observation(0, {name: np.asarray(value)[None] for name, value in moment.values.items()})
         wanted = expert.infer(seen).actions[0]
-        outcome = world.step(np.clip(wanted - asked, -reach, reach))
-        if outcome.is_done:
-            return outcome.success
-        moment = outcome.then
+        motion = np.clip(wanted - asked - detour.distance, -motion_max, motion_max)
+        outcome = world.step(detour.lead(step, asked, motion))
+        moment, step = outcome.then, step + 1
+    return outcome.success
 
 
 if __name__ == "__main__":

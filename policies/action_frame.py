@@ -24,15 +24,15 @@ class ActionFrame:
 
     def __init__(self, spec: ActionSpec, limits: SafetyLimits) -> None:
         velocity = np.array(limits.velocity_max)
-        low, high = np.array(limits.position_low), np.array(limits.position_high)
+        self.low, self.high = np.array(limits.position_low), np.array(limits.position_high)
         self.is_relative: NDArray[np.bool_] = np.isfinite(velocity)
         reach = np.where(self.is_relative, velocity, 0.0) / spec.rate_hz
-        self.unit = np.where(self.is_relative, 2.0 * reach, (high - low) / 2.0)
+        self.unit = np.where(self.is_relative, 2.0 * reach, (self.high - self.low) / 2.0)
         """Of each element, in its physical unit, (D,)."""
-        self._middle = (high + low) / 2.0
-        bound = limits.request.residual_share * np.where(self.is_relative, reach, (high - low) / 2.0)
+        self._middle = (self.high + self.low) / 2.0
+        bound = limits.request.residual_share * np.where(self.is_relative, reach, (self.high - self.low) / 2.0)
         self.residual_max = (1.0 - MARGIN) * bound / self.unit
-        """The largest residual that the gate passes, normalised, (D,)."""
+        """The largest distance from the policy's action that the gate passes, normalised, (D,)."""
 
     def encode(self, action: NDArray[Any], measured: NDArray[Any]) -> NDArray[np.float32]:
         """Return normalised actions."""

@@ -95,7 +95,7 @@ class OnlineLearner(ABC):
         verdict = self.guard.record(share, success=success)
         if verdict is Verdict.GROWS:
             self._actor.keep_actor()
-        elif verdict is Verdict.FALLS:
+        elif verdict in (Verdict.FALLS, Verdict.RETURNS):
             self._actor.fall_back()
 
     def update(self) -> dict[str, float]:

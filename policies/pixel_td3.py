@@ -19,7 +19,8 @@ class PixelTd3:
     def __init__(self, td3: ResidualTd3, encoder: ResidualEncoder) -> None:
         """`td3` takes observations of as many numbers as the vectors and all features have together."""
         self.encoder = encoder
-        self.actor, self.reach, self.generator = td3.actor, td3.reach, td3.generator
+        self.actor, self.acting = td3.actor, td3.acting
+        self.reach, self.generator = td3.reach, td3.generator
         self._td3 = td3
 
     def update_critics(self, batch: PixelBatch, share: float = 1.0) -> dict[str, float]:

@@ -25,7 +25,7 @@ WITHIN = 1.0 - 1e-6
 
 
 class ResidualActing:
-    """Answers base actions with corrections. Used by one thread."""
+    """Answers base actions with motions away from them. Used by one thread."""
 
     def __init__(
         self,
@@ -105,8 +105,11 @@ class ResidualActing:
         memory_steps = self._residual.settings.noise_memory_steps
         self._noise = CorrelatedNoise(len(self._reach), memory_steps, rng) if explores else None
 
-    def correct(self, observation: Vector, base: Vector) -> NDArray[np.float64]:
-        """Return the correction (D,) in physical units for what is seen (O,) and a base action (D,), normalised."""
+    def motion(self, observation: Vector, base: Vector) -> NDArray[np.float64]:
+        """Return how far aside to go in this step (D,), in physical units; see `Detour`.
+
+        It answers what is seen (O,) and the base action (D,), normalised.
+        """
         if self._is_control:
             return np.zeros_like(self._reach)
         residual = self._weights.residual(observation, base).astype(np.float64)

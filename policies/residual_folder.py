@@ -1,7 +1,7 @@
 """A residual as it goes to a robot: whose actions it corrects, what it sees, what the gate lets pass, and its weights.
 
 A folder of `residual.json` and `actor.bin`, written whole, verified before use. Read without torch. One that looks at
-cameras is of version 2 of the format and has `encoder.bin` beside.
+cameras is of version 4 of the format and has `encoder.bin` beside.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from policies.signed_folder import SHA256, digest, read_file, replace_folder
 
 DOCUMENT, WEIGHTS, ENCODER = "residual.json", "actor.bin", "encoder.bin"
 SIGHT = "sight"
-_HEAD = {"format": "armature residual", "format_version": 1}
-_HEAD_WITH_CAMERAS = {**_HEAD, "format_version": 2}
+_HEAD = {"format": "armature residual", "format_version": 3}
+_HEAD_WITH_CAMERAS = {**_HEAD, "format_version": 4}
 _KEYS = ("task", "spec", "base_id", "normalizer", "settings", "unit", "residual_max", "learner")
 
 
@@ -40,7 +40,7 @@ class ResidualSettings:
     """What actor, log and learner have to agree on."""
 
     scale: float
-    """The largest residual of an element, as a share of what the safety gate lets pass."""
+    """The largest motion of an element in one step, as a share of what the safety gate lets pass in all."""
     steps: int
     """Steps whose rewards are summed before the critic's estimate."""
     discount: float
@@ -71,7 +71,7 @@ class ResidualFolder:
     unit: tuple[float, ...]
     """Of each element of a normalised action (D,), by the limits that it was made for."""
     residual_max: tuple[float, ...]
-    """The largest residual that the gate passes, normalised, (D,)."""
+    """How far off the policy's action the gate lets corrections lead, normalised, (D,)."""
     weights: ActorWeights
     learner: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the learner wants to know again; nobody else reads it."""
@@ -134,7 +134,7 @@ class ResidualFolder:
             )
 
     def reach(self, view: ResidualView) -> NDArray[np.float64]:
-        """Return the largest correction (D,) in physical units."""
+        """Return the largest motion in one step (D,), in physical units."""
         return self.settings.scale * view.frame.residual_max * view.frame.unit
 
 
@@ -220,7 +220,7 @@ def _read_document(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: is not JSON: {error}") from error
     head = {key: document.get(key) for key in _HEAD} if isinstance(document, dict) else {}
     if head not in (_HEAD, _HEAD_WITH_CAMERAS):
-        raise CheckpointError(f"{file}: is no residual of the format '{_HEAD['format']}' 1 or 2")
+        raise CheckpointError(f"{file}: is no residual of the format '{_HEAD['format']}' 3 or 4")
     with_cameras = head == _HEAD_WITH_CAMERAS
     expected = {*_HEAD, *_KEYS, SHA256, *([SIGHT] if with_cameras else [])}
     for key in document:

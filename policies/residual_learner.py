@@ -81,7 +81,7 @@ class ResidualLearner(OnlineLearner):
 
     def weights(self) -> ActorWeights:
         """Return the actor as it is now, for the robot."""
-        state = {name: tensor.detach().clone().numpy() for name, tensor in self.td3.actor.state_dict().items()}
+        state = {name: tensor.detach().clone().numpy() for name, tensor in self.td3.acting.state_dict().items()}
         return ActorWeights(self.updates, self.share, self.noise_std, self.base_id, state)
 
     def state(self) -> dict[str, Any]:

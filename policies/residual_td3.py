@@ -1,6 +1,7 @@
 """Residual off-policy RL: a small actor corrects each action of a frozen policy (Ankile et al. 2025, arXiv 2509.19301).
 
-The executed action is base + residual. The actor sees the observation and the base action; its last layer begins at
+The executed action is base + residual, a motion in one step: what was added before is in the base (`policies.detour`).
+The actor sees the observation and the base action; its last layer begins at
 zero, so that learning begins at the base. Critics score what is executed. TD3 (Fujimoto et al. 2018,
 1802.09477) with an ensemble of critics of which a random pair bounds the target (REDQ, 2101.05982), layer normalisation
 and demonstrations in half of every batch (RLPD, 2302.02948), rewards of n steps.
@@ -38,8 +39,8 @@ class ResidualConfig:
     critics: int = 10
     critics_of_target: int = 2
     """So many, drawn anew for every update, of which the lowest is the target."""
-    scale: float = 1.0
-    """The largest residual of an element, as a share of what the safety gate lets pass."""
+    scale: float = 0.125
+    """The largest residual of an element in one step, as a share of what the safety gate lets pass in all."""
     discount: float = 0.99
     steps: int = 3
     """Steps whose rewards are summed before the critic's estimate."""
@@ -51,6 +52,8 @@ class ResidualConfig:
     weight_decay: float = 0.0
     grad_norm_max: float = 1.0
     polyak: float = 0.005
+    actor_average: float = 0.999
+    """What acts is an average of the actor's weights, of which this is kept at each of its steps; 0: the newest act."""
     smoothing_std: float = 0.1
     """Noise on the target's residual, as a share of its reach, cut at twice that."""
     residual_penalty: float = 0.0
@@ -66,6 +69,8 @@ class ResidualConfig:
         for name in ("scale", "critic_lr", "actor_lr", "grad_norm_max", "polyak"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"residual.{name} is {getattr(self, name)}, must be above 0")
+        if not 0 <= self.actor_average < 1:
+            raise ConfigError(f"residual.actor_average is {self.actor_average}, must be in [0, 1)")
         if not 1 <= self.critics_of_target <= self.critics:
             raise ConfigError(
                 f"residual.critics_of_target is {self.critics_of_target}, must be 1 to {self.critics} critics"
@@ -107,7 +112,7 @@ class ResidualTd3(nn.Module):
         seed: int = 0,
         bound: NDArray[np.floating] | None = None,
     ) -> None:
-        """`bound` (D,) is the largest residual that can be executed, 1 of each element unless told otherwise."""
+        """`bound` (D,) is how far residuals may lead in all, 1 of each element unless told otherwise."""
         super().__init__()
         self.config = config
         largest = torch.ones(action_dim) if bound is None else torch.as_tensor(bound, dtype=torch.float32)
@@ -118,7 +123,8 @@ class ResidualTd3(nn.Module):
             self.actor = ResidualActor(observation_dim, action_dim, config.hidden)
             self.critics = EnsembleMlp(config.critics, observation_dim + 2 * action_dim, config.hidden)
         self.target_actor, self.target_critics = (frozen_copy(network) for network in (self.actor, self.critics))
-        self._good_actor = frozen_copy(self.actor)
+        # An actor swings from one step to the next: good ones were lost again within 5,000 steps of the robot.
+        self.acting, self._good_actor = (frozen_copy(self.actor) for _ in range(2))
         self.critic_optimizer = _adam(self.critics, config.critic_lr, config.weight_decay)
         self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
 
@@ -163,16 +169,17 @@ class ResidualTd3(nn.Module):
             loss = loss + self.config.demonstration_weight * (residual[:shown] - demonstrated).square().mean()
         norm = self._step(self.actor_optimizer, self.actor, loss)
         follow(self.target_actor, self.actor, self.config.polyak)
+        follow(self.acting, self.actor, 1.0 - self.config.actor_average)
         figures = {"actor_value": value, "actor_norm": norm, "residual": size.sqrt()}
         return {name: float(figure.detach()) for name, figure in figures.items()}
 
     def keep_actor(self) -> None:
-        """Remember the actor as one that did well."""
-        copy_weights(self._good_actor, self.actor)
+        """Remember what acts as one that did well."""
+        copy_weights(self._good_actor, self.acting)
 
     def fall_back(self) -> None:
         """Return to the actor that did well: before any was remembered, to the one that corrects nothing."""
-        for network in (self.actor, self.target_actor):
+        for network in (self.actor, self.target_actor, self.acting):
             copy_weights(network, self._good_actor)
         # Its moments point to where it has just come from.
         self.actor_optimizer.state.clear()

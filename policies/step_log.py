@@ -24,7 +24,7 @@ from armature.errors import ConfigError
 Vector = NDArray[np.float32]
 Records = NDArray[np.void]
 TOLD_BY_TOPIC, TOLD_BY_LABEL = "topic", "label"
-FORMAT = "armature residual steps 1"
+FORMAT = "armature residual steps 2"
 HEAD_MAX_BYTES = 65_536
 
 FIRST, TERMINATED, CUT, EXPLORING, CONTROL, CORRECTED, ENDED, HUMAN, HELPED = 1, 2, 4, 8, 16, 32, 64, 128, 256

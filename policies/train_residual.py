@@ -161,8 +161,8 @@ def _start(config: ResidualTrainConfig) -> tuple[ChunkPolicy | Standing, SimConf
     world = _shown(SimConfig(config.task, cameras=False, horizon_steps=config.horizon_steps), config)
     robot = robot_spec(world)
     limits = limits_for(robot.action)
-    # All of the motion is the residual's: in its frame, it reaches from -1 to 1.
-    everything = replace(limits.request, residual_share=2.0)
+    # All of the motion is the residual's: in its frame, each step reaches from -1 to 1.
+    everything = replace(limits.request, residual_share=2.0 / config.learner.td3.scale)
     return Standing(robot, limits), world, replace(limits, request=everything)
 
 

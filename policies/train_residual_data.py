@@ -117,13 +117,14 @@ def demonstration_rows(
     count = sum(len(episode[ACTION]) for episode in episodes)
     replay = Replay(layout, count) if sight is None else FrameReplay(layout, count, sight.frame_shape)
     for episode in track(episodes, "relabelling demonstrations", transient=True):
-        asked = _base_actions(episode, base, min(execute_steps, base.chunk_shape[0]))
+        every = min(execute_steps, base.chunk_shape[0])
+        asked = _led_actions(_base_actions(episode, base, every), episode[ACTION].astype(np.float64), every)
         replay.add(_rows(episode, asked, view, NStep(replay.layout, config.steps, config.discount), replay))
     return replay
 
 
 def _base_actions(episode: Arrays, base: ChunkPolicy | Standing, execute_steps: int) -> NDArray[np.float64]:
-    """Return what the base asks for at every step (T, D)."""
+    """Return what the base plans for every step (T, D)."""
     steps, period_ns = len(episode[ACTION]), base.spec.action.period_ns
     starts = range(0, steps, execute_steps)
     questions = [_observation(episode, base, start, start * period_ns) for start in starts]
@@ -136,6 +137,17 @@ def _base_actions(episode: Arrays, base: ChunkPolicy | Standing, execute_steps: 
         )
     ]
     return np.concatenate([chunk.actions[:execute_steps] for chunk in chunks])[:steps]
+
+
+def _led_actions(planned: NDArray[np.float64], executed: NDArray[np.float64], every: int) -> NDArray[np.float64]:
+    """Return what the base asks for at every step (T, D), led as far off each plan as the demonstrator went before.
+
+    See `detour`.
+    """
+    aside = np.zeros_like(planned)
+    aside[1:] = (executed - planned)[:-1]
+    aside[::every] = 0.0
+    return planned + aside
 
 
 def _observation(episode: Arrays, base: ChunkPolicy | Standing, step: int, stamp_ns: int) -> Observation:

@@ -81,12 +81,15 @@ class ResidualLog:
         self._writer.add_scalar("evaluation/success", found.successes / found.episodes, found.step)
         self._progress.console.print(
             f"step {found.step}: {found.successes} of {found.episodes} ({found.low:.0%} to {found.high:.0%}), "
-            f"{found.mean_steps:.0f} steps, share {found.share:.2f}, guard cut {learner.guard.cuts} times",
+            f"{found.mean_steps:.0f} steps, share {found.share:.2f}, guard cut {learner.guard.cuts} times, "
+            f"went back {learner.guard.returns} times",
             highlight=False,
             soft_wrap=True,
         )
         with (self._out / "curve.jsonl").open("a") as file:
-            file.write(json.dumps({**asdict(found), "cuts": learner.guard.cuts}) + "\n")
+            file.write(
+                json.dumps({**asdict(found), "cuts": learner.guard.cuts, "returns": learner.guard.returns}) + "\n"
+            )
         self._keep(self._out / "actor")
         if found.successes > self._best:
             self._best = found.successes

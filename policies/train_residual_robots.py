@@ -13,6 +13,7 @@ from torch import Tensor
 
 from policies.camera_frames import Frame, frame_of
 from policies.chunk_policy import ChunkPolicy
+from policies.detour import Detour
 from policies.exploration import CorrelatedNoise
 from policies.frame_replay import FrameReplay
 from policies.pixel_td3 import PixelTd3
@@ -67,6 +68,7 @@ class _Robot:
     policy_state: Any
     moment: Moment
     noise: CorrelatedNoise
+    detour: Detour
     observation: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
     base: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
     frame: Frame = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -74,9 +76,18 @@ class _Robot:
     steps: int = 0
 
     @property
-    def asked(self) -> NDArray[np.float64]:
-        """Return the base action (D,); before any chunk covers a tick, that is staying."""
+    def planned(self) -> NDArray[np.float64]:
+        """Return the action of the plan (D,); before any chunk covers a tick, that is staying."""
         return self.moment.commanded if self.moment.base is None else self.moment.base
+
+    @property
+    def asked(self) -> NDArray[np.float64]:
+        """Return the base action (D,): the plan's, as far aside as the arm has been led."""
+        return self.planned + self.detour.distance
+
+    def led(self, motion: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Lead the arm further aside; return the correction of the plan's action (D,)."""
+        return self.detour.lead(self.steps, self.planned, motion)
 
 
 class CorrectedRobots:
@@ -109,8 +120,8 @@ class CorrectedRobots:
 
     def send(self) -> None:
         """Decide the corrections of this tick and let the worlds begin their steps."""
-        corrections = self._corrections()
-        calls = [(robot.world, "step", (each,)) for robot, each in zip(self._robots, corrections, strict=True)]
+        motions = zip(self._robots, self._motions(), strict=True)
+        calls = [(robot.world, "step", (robot.led(motion),)) for robot, motion in motions]
         self._worlds.ask(calls)
 
     def receive(self) -> list[Transition]:
@@ -140,11 +151,11 @@ class CorrectedRobots:
             robot.seed, robot.style, step, robot.observation, robot.base, outcome.success, cut, robot.steps - 1
         )
 
-    def _corrections(self) -> NDArray[np.float64]:
-        """Return the corrections (robots, D) in physical units."""
+    def _motions(self) -> NDArray[np.float64]:
+        """Return how the residual moves the robots in this step (robots, D), in physical units."""
         base = torch.from_numpy(np.stack([robot.base for robot in self._robots]))
         with torch.no_grad():
-            residuals = self._td3.actor(self._seen(), base).double().numpy()
+            residuals = self._td3.acting(self._seen(), base).double().numpy()
         for residual, robot in zip(residuals, self._robots, strict=True):
             np.clip(residual, -robot.style.share, robot.style.share, out=residual)
             residual += robot.style.noise_std * robot.noise.next()
@@ -169,7 +180,7 @@ class CorrectedRobots:
         robots: list[_Robot] = []
         for (world, seed, style), moment in zip(begun, moments, strict=True):
             noise = CorrelatedNoise(self._view.action_dim, style.memory_steps, np.random.default_rng(seed))
-            robots.append(_Robot(world, seed, style, self._base.begin(seed), moment, noise))
+            robots.append(_Robot(world, seed, style, self._base.begin(seed), moment, noise, Detour(self._view.frame)))
         self._look(robots)
         self._robots = sorted([*self._robots, *robots], key=lambda robot: robot.world)
 
@@ -182,6 +193,7 @@ class CorrectedRobots:
             calls = [(robot.world, "take", (chunk,)) for robot, chunk in zip(asking, chunks, strict=True)]
             for robot, moment in zip(asking, self._worlds.call(calls), strict=True):
                 robot.moment = moment
+                robot.detour.follow(robot.steps)
         for robot in robots:
             moment = robot.moment
             robot.observation = self._view.observe(moment.values, moment.measured, moment.commanded)

@@ -15,11 +15,11 @@ from sim.arms import Arm, arm_of, arm_with
 from sim.tasks import ARM_RATE_HZ
 
 PROFILE = "run"
-RESIDUAL_SHARE = 1.0
-"""How much a correction may add to the action of a policy; 0.3 on real robots, where it bounds what a bad one does.
+RESIDUAL_SHARE = 4.0
+"""How far a correction may lead off a policy's action; 0.3 on real robots, where it bounds what a bad one does.
 
-Correcting a weak policy always towards the expert did 19 of 24 episodes of Lift with 0.3, 23 with 1.0
-(`benchmarks/residual_reach.py`)."""
+Corrections are motions that add up over the 8 executed actions of a chunk (`policies.detour`): each may be half of what
+the arm can move in a step."""
 
 
 def panda_limits() -> SafetyLimits:

@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from armature.control.chunk_scheduler import ChunkScheduler, SchedulerConfig
+from armature.control.chunk_scheduler import ChunkScheduler, ScheduledAction, SchedulerConfig
 from armature.control.command_trace import CommandTrace
 from armature.control.control_step import control_step
 from armature.control.limits import SafetyLimits
@@ -150,11 +150,10 @@ class ControlPath:
         with self._lock:
             return self._scheduler.committed(now_ns)
 
-    def scheduled(self, now_ns: int) -> NDArray[np.float64] | None:
-        """Return the action due at `now_ns` before any correction (D,); None when no chunk covers this time."""
+    def scheduled(self, now_ns: int) -> ScheduledAction | None:
+        """Return the action due at `now_ns` before any correction; None when no chunk covers this time."""
         with self._lock:
-            due = self._scheduler.action_at(now_ns)
-            return None if due is None else due.action
+            return self._scheduler.action_at(now_ns)
 
     def commanded(self, time_ns: int) -> NDArray[np.float64] | None:
         """Return where the arm was told to be at a time of the last second (D,); until it was told, where it is.

@@ -55,8 +55,8 @@ class RequestLimits:
     range_excess_max: float
     """Refuse an element without velocity limit (a gripper) beyond its range by more than this share of it."""
     residual_share: float
-    """A correction of the base action may be this share of what the velocity limit allows in one action's time, and
-    of half the range."""
+    """A correction may lead off the base action by so many times what the velocity limit allows in one action's time,
+    where there is none by so many times half the range."""
     residual_limited_max: int
     """So many corrections in a row that were cut leave the base action alone, until the next arming."""
 

@@ -31,20 +31,20 @@ def test_a_correction_is_the_residual_in_physical_units(kept):
     actor = acting(kept, version=2)
     actor.begin_episode(0)
     expected = actor_weights(version=2).residual(SEEN, BASE) * REACH
-    assert actor.correct(SEEN, BASE) == pytest.approx(expected, rel=1e-5)
+    assert actor.motion(SEEN, BASE) == pytest.approx(expected, rel=1e-5)
     assert (actor.source, actor.share, actor.flags) == ("residual-v2", 1.0, 0)
 
 
 def test_weights_are_swapped_between_episodes_only(kept):
     actor = acting(kept)
     actor.begin_episode(0)
-    before = actor.correct(SEEN, BASE)
+    before = actor.motion(SEEN, BASE)
     actor.offer(actor_weights(version=5, seed=1).to_bytes())
-    assert np.array_equal(actor.correct(SEEN, BASE), before)
+    assert np.array_equal(actor.motion(SEEN, BASE), before)
     assert (actor.version, actor.waiting_version) == (0, 5)
     actor.begin_episode(1)
     assert (actor.version, actor.waiting_version) == (5, None)
-    assert not np.array_equal(actor.correct(SEEN, BASE), before)
+    assert not np.array_equal(actor.motion(SEEN, BASE), before)
 
 
 def test_the_version_never_goes_back_neither_in_use_nor_in_waiting(kept):
@@ -83,7 +83,7 @@ def test_a_process_that_is_started_again_goes_on_with_the_weights_in_use(kept):
     again = acting(kept)
     again.begin_episode(1)
     assert again.version == 6
-    assert np.array_equal(again.correct(SEEN, BASE), first.correct(SEEN, BASE))
+    assert np.array_equal(again.motion(SEEN, BASE), first.motion(SEEN, BASE))
 
 
 def test_kept_weights_that_are_damaged_are_named(kept):
@@ -106,7 +106,7 @@ def test_every_third_episode_is_the_bases_alone_and_another_one_has_no_noise(kep
     for number in range(6):
         actor.begin_episode(number)
         flags.append(actor.flags)
-        assert (not actor.correct(SEEN, BASE).any()) == (number % 3 == 2)
+        assert (not actor.motion(SEEN, BASE).any()) == (number % 3 == 2)
         assert actor.share == (0.0 if number % 3 == 2 else 1.0)
     assert flags == [EXPLORING, 0, CONTROL] * 2
 
@@ -114,12 +114,12 @@ def test_every_third_episode_is_the_bases_alone_and_another_one_has_no_noise(kep
 def test_noise_is_of_the_deviation_that_the_weights_say_and_stays_within_reach(kept):
     actor = acting(kept, explore=True, noise_std=0.5, share=0.0)
     actor.begin_episode(0)
-    corrections = np.stack([actor.correct(SEEN, BASE) for _ in range(4000)]) / REACH
+    corrections = np.stack([actor.motion(SEEN, BASE) for _ in range(4000)]) / REACH
     assert np.abs(corrections).max() <= 1.0
     # Of a normal deviate of 0.5 that is cut at two deviations.
     assert corrections.std(axis=0) == pytest.approx(0.5 * 0.959, rel=0.05)
     actor.begin_episode(0)
-    assert np.array_equal(np.stack([actor.correct(SEEN, BASE) for _ in range(9)]) / REACH, corrections[:9])
+    assert np.array_equal(np.stack([actor.motion(SEEN, BASE) for _ in range(9)]) / REACH, corrections[:9])
 
 
 def test_a_saturated_residual_is_not_larger_than_the_gate_lets_pass(kept):
@@ -127,5 +127,5 @@ def test_a_saturated_residual_is_not_larger_than_the_gate_lets_pass(kept):
     actor.begin_episode(0)
     for _ in range(500):
         base = np.random.default_rng(0).normal(size=3)
-        total = base + actor.correct(SEEN, BASE)
+        total = base + actor.motion(SEEN, BASE)
         assert (np.abs(total - base) <= REACH).all()

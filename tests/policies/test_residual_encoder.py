@@ -216,7 +216,7 @@ def spot(place: float) -> np.ndarray:
 def test_an_answer_that_only_the_image_knows_is_learned():
     """The base always asks for 0; asked for is where the spot is, within 0.2: one of five places at random by luck."""
     sight = Sight(("eye",), 32, EncoderConfig(channels=(8, 8), strides=(2, 2), features=8, shift_px=1, lr=1e-3))
-    config = ResidualConfig(hidden=(32, 32), critics=2, steps=1, critic_lr=1e-3, actor_lr=1e-3, polyak=0.02)
+    config = ResidualConfig((32, 32), critics=2, scale=1.0, steps=1, critic_lr=1e-3, actor_lr=1e-3, polyak=0.02)
     learner = PixelTd3(ResidualTd3(config, 1 + sight.features, 1), ResidualEncoder(sight))
     replay, rng = FrameReplay(Layout(1, 1), 4000, sight.frame_shape), np.random.default_rng(0)
     still, last = np.zeros(1, np.float32), np.zeros(1, np.float32)

@@ -114,9 +114,9 @@ def seeing(tmp_path):
     return tmp_path / "seeing"
 
 
-def test_one_without_cameras_is_still_of_the_first_version_of_the_format(folder):
+def test_one_without_cameras_is_of_a_version_of_its_own(folder):
     document = json.loads((folder / DOCUMENT).read_text())
-    assert (document["format_version"], "sight" in document) == (1, False)
+    assert (document["format_version"], "sight" in document) == (3, False)
     assert sorted(file.name for file in folder.iterdir()) == [WEIGHTS, DOCUMENT]
 
 

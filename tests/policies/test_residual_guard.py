@@ -64,6 +64,48 @@ def test_worse_is_cut_long_before_better_could_grow_it():
     assert np.mean(spent) < 7
 
 
+def guard_that_keeps(successes: int, episodes: int) -> Guard:
+    """Return one whose actor of a share of 0.3 did `successes` of `episodes`, of which the base does 2 of 10."""
+    guard = guard_with_base(2, 10, GuardConfig(share_first=0.3, growth=1.2, episodes_min=episodes))
+    verdicts = [guard.record(0.3, success=k < successes) for k in range(episodes)]
+    assert (verdicts[-1], guard.share) == (Verdict.GROWS, pytest.approx(0.36))
+    return guard
+
+
+def test_what_was_gained_is_gone_back_to_at_the_same_share():
+    """Four failures in a row after 9 of 10: likely worse than that, not likely worse than a base of 2 of 10."""
+    guard = guard_that_keeps(9, 10)
+    verdicts = [guard.record(guard.share, success=success) for success in (True, False, False, False, False)]
+    assert verdicts == [Verdict.STAYS] * 4 + [Verdict.RETURNS]
+    assert (guard.share, guard.cuts, guard.returns) == (pytest.approx(0.36), 0, 1)
+    # From now on 9 of 10 count as 4.5 of 5: the same four failures do not yet suffice.
+    verdicts = [guard.record(guard.share, success=success) for success in (True, True, False, False, False)]
+    assert verdicts == [Verdict.STAYS] * 5
+
+
+def test_with_all_the_share_only_what_is_as_good_is_kept():
+    guard = guard_with_base(2, 10, GuardConfig(share_first=1.0))
+    assert [guard.record(1.0, success=k > 0) for k in range(10)].count(Verdict.GROWS) == 1
+    assert guard.kept == [9.0, 10.0]
+    # 7 of the next 10: much better than the base, no better than 9 of 10.
+    assert [guard.record(1.0, success=k % 4 > 0) for k in range(10)] == [Verdict.STAYS] * 10
+    assert guard.worse_probability < 0.01
+    verdicts = [guard.record(1.0, success=True) for _ in range(30)]
+    assert verdicts.count(Verdict.GROWS) >= 1
+    assert guard.kept[0] / guard.kept[1] >= 0.85
+
+
+def test_a_lucky_actor_does_not_stop_the_growth_for_ever():
+    """Ten of ten by an actor that truly does 6 of 10, as do all that follow."""
+    draw, shares = np.random.default_rng(2), []
+    for _ in range(50):
+        guard = guard_that_keeps(10, 10)
+        for _ in range(200):
+            guard.record(guard.share, success=draw.random() < 0.6)
+        shares.append(guard.share)
+    assert np.mean(np.array(shares) > 0.9) > 0.5
+
+
 def test_an_episode_that_began_at_another_share_says_nothing_of_this_one():
     guard = guard_with_base(9, 10)
     for _ in range(20):

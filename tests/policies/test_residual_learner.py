@@ -74,7 +74,7 @@ def test_the_residual_has_no_share_until_the_critics_know_the_base():
 def corrections(learner: ResidualLearner) -> torch.Tensor:
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        return learner.td3.actor(torch.randn(20, 3, generator=draw), torch.randn(20, 2, generator=draw))
+        return learner.td3.acting(torch.randn(20, 3, generator=draw), torch.randn(20, 2, generator=draw))
 
 
 def learn(learner: ResidualLearner, count: int) -> None:
@@ -144,7 +144,7 @@ def test_what_is_given_out_answers_as_the_network_does():
     weights, draw = learner.weights(), np.random.default_rng(1)
     seen, base = draw.normal(size=3).astype(np.float32), draw.normal(size=2).astype(np.float32)
     with torch.no_grad():
-        wanted = learner.td3.actor(torch.from_numpy(seen)[None], torch.from_numpy(base)[None])[0].numpy()
+        wanted = learner.td3.acting(torch.from_numpy(seen)[None], torch.from_numpy(base)[None])[0].numpy()
     np.testing.assert_allclose(weights.residual(seen, base), wanted.clip(-0.2, 0.2), atol=1e-6)
     # It does not change with what is learned next.
     before = weights.residual(seen, base)

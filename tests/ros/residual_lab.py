@@ -14,6 +14,7 @@ from std_msgs.msg import String, UInt8MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.normalizer import FieldStats, Normalizer
+from armature_ros.control_corrections import base_action_from_msg
 from armature_ros.conversions import ns_from_time
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import GraphConfig, NodeSpec, make_graph
@@ -85,7 +86,9 @@ class Watch:
         self.requested: dict[int, np.ndarray] = {}
         self.status: dict[str, Any] = {}
         self.control: dict[str, Any] = {}
-        self._listen("control/base_action", self.base, latched_qos(100))
+        self.plans: dict[int, int] = {}
+        """Of every base action, the stamp of what its policy had seen."""
+        self.node.create_subscription(JointTrajectory, "control/base_action", self._on_base, latched_qos(100))
         self._listen("control/executed", self.executed, latched_qos(100))
         self._listen("control/requested", self.requested, latched_qos(100))
         self._listen("residual/correction", self.corrections, reliable_qos(1000), with_frame=True)
@@ -110,6 +113,10 @@ class Watch:
             into[ns_from_time(message.header.stamp)] = (value, message.header.frame_id) if with_frame else value
 
         self.node.create_subscription(JointTrajectory, topic, on_message, qos)
+
+    def _on_base(self, message: JointTrajectory) -> None:
+        told = base_action_from_msg(message, message.joint_names)
+        self.base[told.stamp_ns], self.plans[told.stamp_ns] = told.value, told.planned_ns
 
     def _on_status(self, message: String) -> None:
         self.status = json.loads(message.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from residual_lab import BASE_ID, Watch, nodes_of, view_and_normalizer, write_residual
 from std_srvs.srv import SetBool
 
+from armature.spec import JOINT_POSITION
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.residual_node import LOG_NAME
 from armature_ros.up import RunningGraph
+from policies.checkpoint import load_policy
 from policies.residual_folder import load_residual
 from policies.step_log import CORRECTED, CUT, ENDED, FIRST, LogHead, StepLog
+from sim.environment import make_env
+from sim.tasks import SimConfig
 
 pytestmark = pytest.mark.ros
 
@@ -63,6 +68,33 @@ def test_a_correction_acts_exactly_at_its_tick_and_every_step_is_logged(
     view, _ = view_and_normalizer()
     assert np.array_equal(records["next_observation"][:-1], records["observation"][1:])
     assert np.array_equal(records["next_base"][:-1], records["base"][1:])
-    # At the first step nothing has been commanded yet: what is executed is counted from where the arm is.
     reach = records["action"] - records["base"]
     assert (np.abs(reach) <= 0.5 * view.frame.residual_max + 1e-6).all()
+
+
+def test_corrections_of_one_plan_go_on_from_each_other_and_begin_anew_with_the_next(
+    environment: dict[str, str], tmp_path: Path, write_checkpoint: Callable[..., Path]
+) -> None:
+    world = make_env(SimConfig(cameras=False))
+    world.reset(seed=0)
+    start, spec = world.measured_action(), world.robot_spec
+    world.close()
+    checkpoint = write_checkpoint(tmp_path / "policy", spec, (JOINT_POSITION,), around=start)
+    residual = write_residual(tmp_path / "residual", base_id=load_policy(checkpoint).policy_id)
+    nodes = nodes_of(residual, horizon_steps=STEPS, overrides=NO_CONTROL, policy=str(checkpoint))
+    with RunningGraph(nodes, environment) as graph, EpisodeDriver(records=False, check=graph.check) as driver:
+        watch = Watch(driver)
+        watch.wait(lambda: watch.status, "residual node")
+        driver.run_episode()
+        watch.wait(lambda: len(watch.corrections) == len(watch.base) == STEPS, "corrections")
+    stamps = sorted(watch.base)
+    assert [watch.plans[stamp] for stamp in stamps] == [stamps[step // 8 * 8] for step in range(STEPS)]
+    corrections = np.stack([watch.corrections[stamp][0] for stamp in stamps])
+    motions = corrections.copy()
+    for step in set(range(STEPS)) - {0, 8}:
+        motions[step] -= corrections[step - 1]
+    view, _ = view_and_normalizer()
+    motion_max = 0.5 * view.frame.residual_max * view.frame.unit
+    assert (np.abs(motions) <= motion_max + 1e-9).all()
+    # Together they lead farther than one may, and the next plan begins where the arm is.
+    assert (np.abs(corrections[7]) > motion_max).any()

@@ -11,7 +11,7 @@ from residual_lab import BASE_ID, Watch, actor_weights, nodes_of, write_residual
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.residual import Correction
-from armature_ros.control_corrections import correction_to_msg
+from armature_ros.control_corrections import base_action_from_msg, correction_to_msg
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.qos import reliable_qos
 from armature_ros.up import RunningGraph
@@ -37,8 +37,9 @@ class Corrector:
         self._publisher.publish(correction_to_msg(Correction(stamp_ns, value, "test"), ACTION))
 
     def _on_base(self, message: JointTrajectory) -> None:
-        assert message.header.frame_id == BASE_ID
-        self.answer(message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec)
+        told = base_action_from_msg(message, ACTION.labels)
+        assert told.policy_id == BASE_ID
+        self.answer(told.stamp_ns)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ that both mean the same moment of the plan; where none has come until the next b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
+from armature.control.chunk_scheduler import ScheduledAction
 from armature.control.residual import Corrected, Correction, NewestCorrection
 from armature.errors import InvalidValue
 from armature.spec import ActionSpec
@@ -29,6 +30,17 @@ HUMAN = "human"
 """Whose a corrected action is in which a person had any weight."""
 AGE_MAX_PERIODS = 1.5
 RECORDED_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class BaseAction:
+    """What a policy asks for at one time, (D,) in physical units."""
+
+    stamp_ns: int
+    value: NDArray[np.float64]
+    planned_ns: int
+    """Stamp of the observation that the policy has planned it after."""
+    policy_id: str
 
 
 @dataclass
@@ -63,12 +75,13 @@ class ControlCorrections:
         self.residual.reset()
         self._step = None
 
-    def ask(self, stamp_ns: int, base: NDArray[np.float64]) -> None:
+    def ask(self, stamp_ns: int, planned: ScheduledAction) -> None:
         """Tell the base action of a step that begins at `stamp_ns`."""
         self._close()
         self.residual.ask(stamp_ns)
-        self._step = _Step(stamp_ns, base)
-        self._base.publish(self._message(base, stamp_ns, self.policy_id))
+        self._step = _Step(stamp_ns, planned.action)
+        told = BaseAction(stamp_ns, planned.action, planned.chunk_stamp_ns, self.policy_id)
+        self._base.publish(base_action_to_msg(told, self._spec))
 
     def listen(self, refuse: Callable[[str, InvalidValue], None], on_taken: Callable[[], None]) -> None:
         """Take what comes; `refuse` is told of what is no correction, `on_taken` of one that is."""
@@ -89,8 +102,8 @@ class ControlCorrections:
             self._close()
         elif not self._is_due(corrected.now_ns):
             self._note(corrected, command, human)
-        elif is_driving:
-            self.ask(corrected.now_ns, corrected.base)
+        elif is_driving and command.chunk_stamp_ns is not None:
+            self.ask(corrected.now_ns, ScheduledAction(corrected.base, command.chunk_stamp_ns))
 
     def _on_message(self, message: JointTrajectory) -> None:
         stamp_ns = ns_from_time(message.header.stamp)
@@ -135,6 +148,25 @@ class ControlCorrections:
         message = action_to_msg(action, self._spec.labels, stamp_ns, self._spec.period_ns)
         message.header.frame_id = frame_id
         return message
+
+
+def base_action_to_msg(base: BaseAction, spec: ActionSpec) -> JointTrajectory:
+    """Return a base action as `control/base_action` carries it: a plan that begins with what the policy has seen.
+
+    Its one point is the action, as long after that as it is due; frame_id is the policy's id.
+    """
+    message = action_to_msg(base.value, spec.labels, base.planned_ns, base.stamp_ns - base.planned_ns)
+    message.header.frame_id = base.policy_id
+    return message
+
+
+def base_action_from_msg(message: JointTrajectory, labels: Sequence[str]) -> BaseAction:
+    """Read a base action, inverse of `base_action_to_msg`; raise InvalidValue where it is none, or not finite."""
+    value = action_from_msg(message, labels)
+    if not np.isfinite(value).all():
+        raise InvalidValue(f"base action {value.tolist()} is not finite")
+    planned_ns, after = ns_from_time(message.header.stamp), message.points[0].time_from_start
+    return BaseAction(planned_ns + ns_from_time(after), value, planned_ns, message.header.frame_id)
 
 
 def correction_to_msg(correction: Correction, spec: ActionSpec) -> JointTrajectory:

@@ -82,11 +82,11 @@ class LockstepTicks:
     def _correct(self, stamp_ns: int) -> None:
         """Ask for the correction of what the scheduler has for this tick."""
         corrections = self._corrections if self._path.is_driving else None
-        base = None if corrections is None else self._path.scheduled(stamp_ns)
-        if corrections is None or base is None:
+        planned = None if corrections is None else self._path.scheduled(stamp_ns)
+        if corrections is None or planned is None:
             self._end(stamp_ns)
             return
-        corrections.ask(stamp_ns, base)
+        corrections.ask(stamp_ns, planned)
         if CORRECTION in self._silent:
             self._end(stamp_ns)
         else:

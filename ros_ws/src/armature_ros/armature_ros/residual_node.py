@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rclpy.executors import Executor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -24,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.residual import Correction
 from armature.errors import InvalidValue
-from armature_ros.control_corrections import HUMAN, correction_to_msg
+from armature_ros.control_corrections import HUMAN, BaseAction, base_action_from_msg, correction_to_msg
 from armature_ros.conversions import EPISODE_LABEL, Episode, action_from_msg, ns_from_time, positions_from_joint_state
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.heartbeat import Heartbeat
@@ -35,6 +34,7 @@ from armature_ros.residual_inputs import KEPT, ResidualInputs
 from armature_ros.residual_link import ResidualLink
 from armature_ros.robot import load_limits, load_robot_spec
 from armature_ros.spin import EXIT_FAULT, StopRequest, run
+from policies.detour import Detour
 from policies.residual_acting import ResidualActing
 from policies.residual_folder import load_residual
 from policies.step_assembly import Step, StepAssembly
@@ -71,7 +71,8 @@ class ResidualNode(Node):
         self._number = -1 if last is None else int(last["episode"])
         self._episode: Episode | None = None
         self._is_acting = self._waits_for_label = False
-        self._asked: tuple[int, NDArray[np.float64], float] | None = None
+        self._asked: tuple[BaseAction, float] | None = None
+        self._detour = Detour(self._view.frame)
         self._times_s: deque[float] = deque(maxlen=TIMED)
         self._unanswered = 0
         self._assembly = self._make_assembly()
@@ -131,19 +132,17 @@ class ResidualNode(Node):
             self.get_logger().warning(f"{self._log.path}: {self._log.torn_bytes} bytes of a torn record were cut off")
 
     def _on_base(self, message: JointTrajectory) -> None:
-        begin_s, stamp_ns = time.monotonic(), ns_from_time(message.header.stamp)
+        begin_s = time.monotonic()
         try:
-            base = action_from_msg(message, self._view.spec.action.labels)
-            if not np.isfinite(base).all():
-                raise InvalidValue(f"base action {base.tolist()} is not finite")
-            if message.header.frame_id != self._residual.base_id:
-                raise InvalidValue(f"of policy '{message.header.frame_id}', corrected is '{self._residual.base_id}'")
+            base = base_action_from_msg(message, self._view.spec.action.labels)
+            if base.policy_id != self._residual.base_id:
+                raise InvalidValue(f"of policy '{base.policy_id}', corrected is '{self._residual.base_id}'")
         except InvalidValue as error:
             self._inputs.refuse("control/base_action", error)
             return
         if self._asked is not None:
             self._unanswered += 1
-        self._asked = (stamp_ns, base, begin_s)
+        self._asked = base, begin_s
         self._answer()
         if not self.config.lockstep and self._asked is not None:
             # Later it would be too late.
@@ -152,16 +151,19 @@ class ResidualNode(Node):
 
     def _answer(self) -> None:
         """Answer the base action that waits, once everything that belongs to it is here."""
-        if self._asked is None or not self._may_act(self._asked[0]):
+        if self._asked is None or not self._may_act(self._asked[0].stamp_ns):
             return
-        stamp_ns, base, begin_s = self._asked
+        base, begin_s = self._asked
+        stamp_ns = base.stamp_ns
         seen = self._inputs.at(stamp_ns)
         if seen is None:
             return
         self._asked = None
         observation = self._view.observe(seen.values, seen.measured, seen.commanded)
-        normalised = self._view.frame.encode(base, seen.measured)
-        value = self._acting.correct(observation, normalised)
+        self._detour.follow(base.planned_ns)
+        # What the actor, and later the critics, take for the base: the plan's action, as far aside as the arm was led.
+        normalised = self._view.frame.encode(base.value + self._detour.distance, seen.measured)
+        value = self._detour.lead(stamp_ns, base.value, self._acting.motion(observation, normalised))
         correction = Correction(stamp_ns, value, self._acting.source)
         self._corrections.publish(correction_to_msg(correction, self._view.spec.action))
         self._times_s.append(time.monotonic() - begin_s)
@@ -185,6 +187,7 @@ class ResidualNode(Node):
         if self._log.fault:
             self._log.retry()
         self._inputs.begin(begin_ns)
+        self._detour.begin()
         self._acting.begin_episode(self._number)
         marks = {"episode": self._number, "version": self._acting.version, "share": self._acting.share}
         self._assembly.begin(**marks, flags=self._acting.flags)
