@@ -38,7 +38,7 @@ LOOP_MIN, LIMIT_MIN, STEP_MIN = 1.5, 0.9, 4.0
 
 def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Measure both."""
-    learner, batch = ResidualTd3(ResidualConfig(), OBSERVATION_DIM, ACTION_DIM), random_batch()
+    learner, batch = ResidualTd3(ResidualConfig(hidden=(256, 256)), OBSERVATION_DIM, ACTION_DIM), random_batch()
     updates = {
         "ensemble": lambda: learner.update_critics(batch),
         "loop over networks": Loop(learner).updater(batch),

@@ -1,8 +1,9 @@
 """Does a weak policy get better by a residual, how soon, and is it ever worse than it was?
 
-A weak base (a diffusion policy or another that has learned for too short) is corrected by `armature train-residual`
-from sparse success and the scripted demonstrations. Beside it learn, with as many steps, the same learner without a
-base (RLPD-style TD3) and DSRL on the same base. Every curve is of the same 50 starts, which are never learned from.
+A weak base (a diffusion policy or another that has learned from too few demonstrations, or for too short) is corrected
+by `armature train-residual` from sparse success and 200 scripted demonstrations. Beside it learn, with as many steps,
+the same learner without a base (RLPD-style TD3) and DSRL on the same base. Every curve is of the same 50 starts, which
+are never learned from; what did best on them is judged on 100 others at last.
 
 Demonstrations, bases and trainings are kept under --out and are not repeated: one at a time, and at last the table.
 
@@ -22,17 +23,19 @@ import matplotlib as mpl
 import numpy as np
 import tyro
 from harness import ROOT, Arguments, Criterion, at_least, below, main
+from judged import learned, successes
 from kept_training import trained
 from rich.console import Console
 from rich.table import Table
 from tasks import demonstrations_of
 
 from armature.errors import ConfigError, unknown
+from policies.checkpoint import load_policy
 from policies.dsrl_learner import DsrlLearnerConfig
 from policies.presets.catalog import PRESETS
+from policies.residual_folder import load_residual
 from policies.residual_guard import GuardConfig
 from policies.residual_learner import LearnerConfig
-from policies.residual_td3 import ResidualConfig
 from policies.train_dsrl import DsrlTrainConfig, train_dsrl
 from policies.train_residual import ResidualTrainConfig, train_residual
 
@@ -44,18 +47,38 @@ PAPER_STEPS = {"can": 60_000, "square": 150_000}
 """Environment steps to 90 % as published, with the 10,000 before learning begins (Ankile et al. 2025, fig. 5)."""
 DIP_MAX = 0.10
 STEPS = {"lift": 30_000, "can": 60_000, "square": 150_000}
-BASES = {"lift": ("diffusion", 300), "can": ("diffusion", 2000), "square": ("diffusion", 2500)}
-"""Family and training steps of the weak base."""
+DEMONSTRATIONS = 200
+
+
+@dataclass(frozen=True)
+class Weak:
+    """What makes a base weak."""
+
+    family: str
+    demonstrations: int
+    """That it has learned from, of those that the learner of the residual has."""
+    steps: int
+    """Of its training."""
+    denoiser: str = ""
+    """Of a diffusion policy, where it is not that of the recipe."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder."""
+        return "_".join(filter(None, (self.family, self.denoiser, f"{self.demonstrations}", f"{self.steps}")))
+
+
+BASES = {
+    "lift": Weak("diffusion", 10, 3000, "mlp"),
+    "can": Weak("diffusion", DEMONSTRATIONS, 6000),
+    "square": Weak("diffusion", DEMONSTRATIONS, 8000),
+}
 METHODS = ("residual", "rlpd", "dsrl")
 SEEDS = {"lift": (0, 1, 2), "can": (0, 1, 2), "square": (0,)}
-LEARNER = LearnerConfig(
-    td3=ResidualConfig(critics=5, steps=5, polyak=0.02, actor_lr=1e-4, demonstration_weight=0.3),
-    batch_size=128,
-    updates_per_step=2.0,
-    warmup_steps=2500,
-    critic_warmup_updates=3000,
-    noise_std=0.15,
-)
+LEARNER = LearnerConfig()
+DISCOUNTS = {"lift": 0.99, "can": 0.995, "square": 0.995}
+"""An attempt takes up to 200 steps, or 400."""
+FIRST_JUDGED_SEED, JUDGED = 3000, 100
 COLORS = {"residual": "tab:blue", "rlpd": "tab:gray", "dsrl": "tab:orange"}
 QUICK_STEPS, QUICK_EPISODES, QUICK_DEMONSTRATIONS, QUICK_BASE_STEPS = 200, 4, 4, 20
 
@@ -69,8 +92,8 @@ class ResidualArguments(Arguments):
     """residual; rlpd, without a base, and dsrl, both with one seed."""
     seeds: tuple[int, ...] | None = None
     """Of the residual's trainings; unset: 0 1 2 for Lift and Can, 0 for Square."""
-    base: tuple[str, int] | None = None
-    """Family of the base and its training steps, such as `hrdt 300`; unset: a diffusion policy."""
+    base: tuple[str, int, int] | None = None
+    """Family of the base, its demonstrations and training steps, such as `hrdt 200 3000`; unset: a diffusion policy."""
     out: Path = ROOT / "runs" / "residual"
     """Folder of demonstrations, bases and trainings."""
     processes: int = 1
@@ -85,6 +108,8 @@ class Curve:
     method: str
     seed: int
     points: list[dict[str, Any]]
+    judged: tuple[int, int] | None = None
+    """Successes of the base, and of the residual that did best in an evaluation, on JUDGED other starts."""
 
     @property
     def rates(self) -> list[float]:
@@ -126,15 +151,31 @@ def _curve(arguments: ResidualArguments, quick: bool, task: str, method: str, se
         train_dsrl(_steered(config)) if method == "dsrl" else train_residual(config)
         done.touch()
     lines = (config.out / "curve.jsonl").read_text().splitlines()
-    return Curve(task, method, seed, [json.loads(line) for line in lines])
+    points = [json.loads(line) for line in lines]
+    return Curve(task, method, seed, points, None if method != "residual" else _judged(config, quick))
+
+
+def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int]:
+    """Return the successes of the base and of the best residual on the same starts, judged once."""
+    kept = config.out / "judged.json"
+    if not kept.exists():
+        if config.base is None:
+            raise ConfigError("there is no base to compare with")
+        policy, best = load_policy(config.base), load_residual(config.out / "best")
+        policy.reset(0)
+        seeds = range(FIRST_JUDGED_SEED, FIRST_JUDGED_SEED + (QUICK_EPISODES if quick else JUDGED))
+        found = (successes(policy, best, learned(best), share, seeds) for share in (0.0, best.weights.share))
+        kept.write_text(json.dumps([int(each.sum()) for each in found]))
+    base, best = json.loads(kept.read_text())
+    return base, best
 
 
 def _config(arguments: ResidualArguments, quick: bool, task: str, method: str, seed: int) -> ResidualTrainConfig:
     root = arguments.out / "quick" if quick else arguments.out
-    family = (arguments.base or BASES[task])[0]
-    name = f"{method}_{seed}" if method == "rlpd" else f"{method}_{family}_{seed}"
-    demonstrations, base = weak_base(root, task, arguments.base, quick=quick)
-    config = ResidualTrainConfig(
+    weak = Weak(*arguments.base) if arguments.base else BASES[task]
+    name = f"{method}_{seed}" if method == "rlpd" else f"{method}_{weak.family}_{seed}"
+    demonstrations, base = weak_base(root, task, weak, quick=quick)
+    return ResidualTrainConfig(
         base=None if method == "rlpd" else base,
         task=task,
         dataset=demonstrations,
@@ -145,11 +186,19 @@ def _config(arguments: ResidualArguments, quick: bool, task: str, method: str, s
         processes=arguments.processes,
         evaluate_every_steps=QUICK_STEPS // 2 if quick else 3000,
         evaluate_episodes=QUICK_EPISODES if quick else 50,
-        learner=replace(LEARNER, warmup_steps=100, critic_warmup_updates=20) if quick else LEARNER,
+        learner=_learner(task, method, quick),
     )
-    # Without a base there is nothing to fall back on, and all of the room from the start.
-    free = replace(config.learner, guard=GuardConfig(share_first=1.0))
-    return replace(config, learner=free) if method == "rlpd" else config
+
+
+def _learner(task: str, method: str, quick: bool) -> LearnerConfig:
+    learner = replace(LEARNER, td3=replace(LEARNER.td3, discount=DISCOUNTS[task]))
+    if quick:
+        learner = replace(learner, warmup_steps=100, critic_warmup_updates=20)
+    if method != "rlpd":
+        return learner
+    # Without a base there is nothing to stay near or to fall back on: all of the room is there from the start.
+    td3 = replace(learner.td3, residual_penalty=0.0, demonstration_weight=0.0)
+    return replace(learner, td3=td3, guard=GuardConfig(share_first=1.0))
 
 
 def _steered(config: ResidualTrainConfig) -> DsrlTrainConfig:
@@ -162,19 +211,21 @@ def _steered(config: ResidualTrainConfig) -> DsrlTrainConfig:
     return DsrlTrainConfig(base=config.base, learner=learner, **shared)
 
 
-def weak_base(root: Path, task: str, kind: tuple[str, int] | None = None, *, quick: bool = False) -> tuple[Path, Path]:
-    """Return demonstrations, and a policy that has learned from them for too short: `kind` as `base` of the arguments.
-
-    Both are made once.
-    """
-    family, steps = kind or BASES[task]
-    name = f"arm_state_{family}"
-    if name not in PRESETS:
-        raise ConfigError(unknown("recipe", name, PRESETS))
-    demonstrations = demonstrations_of(root / f"{task}_demonstrations", task, QUICK_DEMONSTRATIONS if quick else 200)
-    steps = QUICK_BASE_STEPS if quick else steps
-    config = PRESETS[name](demonstrations, root / task / f"base_{family}_{steps}")
-    return demonstrations, trained(replace(config, steps=steps, threads=1))
+def weak_base(root: Path, task: str, weak: Weak | None = None, *, quick: bool = False) -> tuple[Path, Path]:
+    """Return demonstrations for the residual, and the checkpoint of a `weak` policy; both are made once."""
+    weak = weak or BASES[task]
+    if quick:
+        weak = replace(weak, demonstrations=min(weak.demonstrations, QUICK_DEMONSTRATIONS), steps=QUICK_BASE_STEPS)
+    if (recipe := f"arm_state_{weak.family}") not in PRESETS:
+        raise ConfigError(unknown("recipe", recipe, PRESETS))
+    count = QUICK_DEMONSTRATIONS if quick else DEMONSTRATIONS
+    demonstrations = demonstrations_of(root / f"{task}_demonstrations", task, count)
+    few = demonstrations
+    if weak.demonstrations < count:
+        few = demonstrations_of(root / f"{task}_demonstrations_{weak.demonstrations}", task, weak.demonstrations)
+    config = PRESETS[recipe](few, root / task / f"base_{weak.name}")
+    method = replace(config.method, denoiser=weak.denoiser) if weak.denoiser else config.method
+    return demonstrations, trained(replace(config, method=method, steps=weak.steps, threads=1))
 
 
 def _criteria(curves: list[Curve]) -> list[Criterion]:
@@ -183,7 +234,8 @@ def _criteria(curves: list[Curve]) -> list[Criterion]:
         ours = [curve for curve in curves if curve.task == task and curve.method == "residual"]
         if not ours:
             continue
-        found.append(at_least(f"{task}, success", float(np.mean([c.rates[-1] for c in ours])), "", SUCCESS_MIN[task]))
+        judged = float(np.mean([c.judged[1] / JUDGED for c in ours if c.judged]))
+        found.append(at_least(f"{task}, best residual, 100 other starts", judged, "", SUCCESS_MIN[task]))
         dips = [c.points[0]["low"] - min(c.rates) for c in ours]
         found.append(below(f"{task}, deepest below the base's interval", max(dips), "", DIP_MAX))
         if task in PAPER_STEPS:
@@ -194,14 +246,15 @@ def _criteria(curves: list[Curve]) -> list[Criterion]:
 
 def _table(curves: list[Curve]) -> Table:
     table = Table(title="Success of 50 starts while learning", title_justify="left")
-    for heading in ("task", "method", "seed", "base", "lowest", "last", "95 % interval", "steps to 90 %"):
+    for heading in ("task", "method", "seed", "base", "lowest", "last", "95 % interval", "steps to 90 %", "judged"):
         table.add_column(heading, justify="left" if heading in ("task", "method") else "right")
     for curve in curves:
         last = curve.points[-1]
         interval, steps = f"{last['low']:.2f} to {last['high']:.2f}", curve.steps_to(0.9)
         rates = (f"{rate:.2f}" for rate in (curve.rates[0], min(curve.rates), curve.rates[-1]))
         shown = "never" if np.isnan(steps) else f"{steps:,.0f}"
-        table.add_row(curve.task, curve.method, str(curve.seed), *rates, interval, shown)
+        judged = f"{curve.judged[0]}, {curve.judged[1]}" if curve.judged else ""
+        table.add_row(curve.task, curve.method, str(curve.seed), *rates, interval, shown, judged)
     return table
 
 

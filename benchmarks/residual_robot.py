@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import tyro
 from harness import ROOT, Arguments, Criterion, at_least, below, exactly, main
+from judged import successes
 from numpy.typing import NDArray
 from residual import LEARNER, weak_base
 from rich.console import Console
@@ -48,16 +49,10 @@ from policies.residual_folder import load_residual
 from policies.step_link import Block, StepReceiver
 from policies.step_log import CUT, TERMINATED, LogHead, StepLog
 from policies.train_residual import ResidualTrainConfig, train_residual
-from policies.train_residual_robots import CorrectedRobots, Style
-from sim.corrected_world import PolicyNeeds
-from sim.defaults import default_scheduler, limits_for
-from sim.evaluate import world_for
 from sim.intervals import mean_interval
-from sim.tasks import robot_spec
-from sim.world_processes import WorldProcesses
 
 VICTIMS = ("learner_node", "residual_node")
-FIRST_TEST_SEED, TOGETHER = 1000, 10
+FIRST_TEST_SEED = 1000
 ONE_ROBOT = replace(LEARNER, updates_per_step=1.0, warmup_steps=1000, critic_warmup_updates=2000)
 """One robot makes fewer steps than those of `residual.py` do at once."""
 QUICK_MINUTES, QUICK_EPISODES = 1.0, 8
@@ -96,7 +91,7 @@ def measure(arguments: RobotArguments, quick: bool) -> tuple[list[Criterion], di
     worked, base = work(base_path, residual, minutes * 60.0, arguments.domain_id), load_policy(base_path)
     account = account_of(residual, worked, base.spec.action.period_ns)
     count = QUICK_EPISODES if quick else arguments.episodes
-    before, after, share = judged(base, residual, count)
+    before, after, share = judged(base, residual, range(FIRST_TEST_SEED, FIRST_TEST_SEED + count))
     low, high = mean_interval(after - before)
     Console().print(
         f"{worked.episodes} episodes, {account['records']} steps in {minutes:g} min; policy alone {before.sum():.0f} "
@@ -113,6 +108,14 @@ def measure(arguments: RobotArguments, quick: bool) -> tuple[list[Criterion], di
     found = {"minutes": minutes, "before": before.tolist(), "after": after.tolist(), "share": share,
              "interval": [low, high], "account": account, "killed_s": worked.killed_s}  # fmt: skip
     return criteria, found
+
+
+def judged(base: ChunkPolicy, residual: Path, seeds: range) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return the successes (seeds,) of the policy alone and corrected, and by which share."""
+    learner, folder = DurableLearner.open(residual).learner, load_residual(residual)
+    base.reset(0)
+    alone, corrected = (successes(base, folder, learner.td3, share, seeds) for share in (0.0, learner.share))
+    return alone, corrected, learner.share
 
 
 def _begun(root: Path, quick: bool) -> tuple[Path, Path]:
@@ -219,27 +222,6 @@ def rows_of(log: StepLog) -> NDArray[np.float32]:
         rows += nstep.add(step, record["next_observation"], record["next_base"],
                           terminated=bool(flags & TERMINATED), cut=bool(flags & CUT))  # fmt: skip
     return np.stack(rows)
-
-
-def judged(base: ChunkPolicy, residual: Path, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Return the successes (count,) of the policy alone and corrected, from the same starts, and by which share."""
-    learner = DurableLearner.open(residual).learner
-    folder = load_residual(residual)
-    world = world_for(base.spec, "lift", None)
-    robot = robot_spec(world)
-    limits = limits_for(robot.action)
-    needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
-    found: list[NDArray[np.float64]] = []
-    with WorldProcesses(TOGETHER, 1, world, needs, default_scheduler(), limits, ()) as worlds:
-        for share in (0.0, learner.share):
-            seeds = iter([(FIRST_TEST_SEED + k, Style(share)) for k in range(count)])
-            robots = CorrectedRobots(worlds, range(TOGETHER), base, folder.view(robot, limits), learner.td3, seeds)
-            ended: dict[int, bool] = {}
-            while robots.is_running:
-                robots.send()
-                ended |= {each.seed: each.terminated for each in robots.receive() if each.is_last}
-            found.append(np.array([ended[FIRST_TEST_SEED + k] for k in range(count)], dtype=np.float64))
-    return found[0], found[1], learner.share
 
 
 if __name__ == "__main__":

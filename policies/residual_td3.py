@@ -35,14 +35,14 @@ RESIDUAL_OUTLIER = 5.0
 class ResidualConfig:
     """Actor, critics and their updates."""
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = (128, 128)
     critics: int = 10
     critics_of_target: int = 2
     """So many, drawn anew for every update, of which the lowest is the target."""
-    scale: float = 0.125
+    scale: float = 0.0875
     """The largest residual of an element in one step, as a share of what the safety gate lets pass in all."""
     discount: float = 0.99
-    steps: int = 3
+    steps: int = 5
     """Steps whose rewards are summed before the critic's estimate."""
     value_min: float = 0.0
     value_max: float = 1.0
@@ -51,14 +51,14 @@ class ResidualConfig:
     actor_lr: float = 1e-4
     weight_decay: float = 0.0
     grad_norm_max: float = 1.0
-    polyak: float = 0.005
-    actor_average: float = 0.999
+    polyak: float = 0.02
+    actor_average: float = 0.9995
     """What acts is an average of the actor's weights, of which this is kept at each of its steps; 0: the newest act."""
     smoothing_std: float = 0.1
     """Noise on the target's residual, as a share of its reach, cut at twice that."""
-    residual_penalty: float = 0.0
-    """Weight of the mean squared residual, as a share of its reach, in the actor's loss."""
-    demonstration_weight: float = 0.0
+    residual_penalty: float = 0.03
+    """Weight of the mean squared residual, as a share of its reach, in the actor's loss: about what one is worth."""
+    demonstration_weight: float = 0.3
     """Weight of the mean squared distance to the demonstrated action, as a share of the reach and as near as the share
     that acts allows, in the actor's loss on demonstrations."""
     excess_penalty: float = 1.0

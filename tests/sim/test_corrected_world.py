@@ -19,7 +19,7 @@ from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
 from sim.expert import make_expert
 from sim.rollout import rollout
-from sim.tasks import SimConfig
+from sim.tasks import SimConfig, robot_spec
 from sim.world_processes import WorldProcesses
 
 LIFT = SimConfig("lift", cameras=False, horizon_steps=30)
@@ -57,7 +57,9 @@ def test_without_corrections_it_is_the_rollout(expert):
 
 
 def test_a_correction_acts_as_far_as_the_gate_lets_it(expert):
-    world = CorrectedWorld(LIFT, needs_of(expert), default_scheduler())
+    limits = limits_for(robot_spec(LIFT).action)
+    limits = replace(limits, request=replace(limits.request, residual_share=1.0))
+    world = CorrectedWorld(LIFT, needs_of(expert), default_scheduler(), limits)
     first = world.begin(3)
     assert first.base is None
     assert first.question is not None
@@ -69,7 +71,7 @@ def test_a_correction_acts_as_far_as_the_gate_lets_it(expert):
     gripper[-1] = -0.005
     after = world.step(gripper)
     assert after.executed[-1] == pytest.approx(0.075)
-    # A residual may be half of the range of 0.08 m.
+    # A share of 1: corrections may lead as far as half of the range of 0.08 m.
     if after.then.question is not None:
         world.take(expert.infer(after.then.question))
     gripper[-1] = -0.05
