@@ -108,8 +108,8 @@ class Curve:
     method: str
     seed: int
     points: list[dict[str, Any]]
-    judged: tuple[int, int] | None = None
-    """Successes of the base, and of the residual that did best in an evaluation, on JUDGED other starts."""
+    judged: tuple[int, int, int] | None = None
+    """Successes of the base, and of the residual that did best in an evaluation, and of how many other starts."""
 
     @property
     def rates(self) -> list[float]:
@@ -155,8 +155,8 @@ def _curve(arguments: ResidualArguments, quick: bool, task: str, method: str, se
     return Curve(task, method, seed, points, None if method != "residual" else _judged(config, quick))
 
 
-def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int]:
-    """Return the successes of the base and of the best residual on the same starts, judged once."""
+def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int, int]:
+    """Return the successes of the base and of the best residual on the same starts, judged once, and their number."""
     kept = config.out / "judged.json"
     if not kept.exists():
         if config.base is None:
@@ -165,15 +165,15 @@ def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int]:
         policy.reset(0)
         seeds = range(FIRST_JUDGED_SEED, FIRST_JUDGED_SEED + (QUICK_EPISODES if quick else JUDGED))
         found = (successes(policy, best, learned(best), share, seeds) for share in (0.0, best.weights.share))
-        kept.write_text(json.dumps([int(each.sum()) for each in found]))
-    base, best = json.loads(kept.read_text())
-    return base, best
+        kept.write_text(json.dumps([*(int(each.sum()) for each in found), len(seeds)]))
+    base, best, count = json.loads(kept.read_text())
+    return base, best, count
 
 
 def _config(arguments: ResidualArguments, quick: bool, task: str, method: str, seed: int) -> ResidualTrainConfig:
     root = arguments.out / "quick" if quick else arguments.out
     weak = Weak(*arguments.base) if arguments.base else BASES[task]
-    name = f"{method}_{seed}" if method == "rlpd" else f"{method}_{weak.family}_{seed}"
+    name = f"{method}_{seed}" if method == "rlpd" else f"{method}_{weak.name}_{seed}"
     demonstrations, base = weak_base(root, task, weak, quick=quick)
     return ResidualTrainConfig(
         base=None if method == "rlpd" else base,
@@ -197,7 +197,7 @@ def _learner(task: str, method: str, quick: bool) -> LearnerConfig:
     if method != "rlpd":
         return learner
     # Without a base there is nothing to stay near or to fall back on: all of the room is there from the start.
-    td3 = replace(learner.td3, residual_penalty=0.0, demonstration_weight=0.0)
+    td3 = replace(learner.td3, residual_penalty=0.0, demonstration_weight=0.0, actor_average=0.0)
     return replace(learner, td3=td3, guard=GuardConfig(share_first=1.0))
 
 
@@ -234,7 +234,7 @@ def _criteria(curves: list[Curve]) -> list[Criterion]:
         ours = [curve for curve in curves if curve.task == task and curve.method == "residual"]
         if not ours:
             continue
-        judged = float(np.mean([c.judged[1] / JUDGED for c in ours if c.judged]))
+        judged = float(np.mean([c.judged[1] / c.judged[2] for c in ours if c.judged]))
         found.append(at_least(f"{task}, best residual, 100 other starts", judged, "", SUCCESS_MIN[task]))
         dips = [c.points[0]["low"] - min(c.rates) for c in ours]
         found.append(below(f"{task}, deepest below the base's interval", max(dips), "", DIP_MAX))
@@ -253,7 +253,7 @@ def _table(curves: list[Curve]) -> Table:
         interval, steps = f"{last['low']:.2f} to {last['high']:.2f}", curve.steps_to(0.9)
         rates = (f"{rate:.2f}" for rate in (curve.rates[0], min(curve.rates), curve.rates[-1]))
         shown = "never" if np.isnan(steps) else f"{steps:,.0f}"
-        judged = f"{curve.judged[0]}, {curve.judged[1]}" if curve.judged else ""
+        judged = "{} → {} of {}".format(*curve.judged) if curve.judged else ""
         table.add_row(curve.task, curve.method, str(curve.seed), *rates, interval, shown, judged)
     return table
 

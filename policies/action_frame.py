@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.control.limits import SafetyLimits
-from armature.spec import ActionSpec
+from armature.spec import TCP_DELTA, ActionSpec
 
 MARGIN = 1e-3
 """Of the largest residual to what the gate cuts: rounding must not look like a correction that is too large."""
@@ -29,6 +29,8 @@ class ActionFrame:
         reach = np.where(self.is_relative, velocity, 0.0) / spec.rate_hz
         self.unit = np.where(self.is_relative, 2.0 * reach, (self.high - self.low) / 2.0)
         """Of each element, in its physical unit, (D,)."""
+        self.is_displacement = np.concatenate([np.full(part.size, part.name == TCP_DELTA) for part in spec.arrays])
+        """Of which elements an action is a motion by itself, (D,)."""
         self._middle = (self.high + self.low) / 2.0
         bound = limits.request.residual_share * np.where(self.is_relative, reach, (self.high - self.low) / 2.0)
         self.residual_max = (1.0 - MARGIN) * bound / self.unit

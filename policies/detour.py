@@ -2,8 +2,9 @@
 
 A chunk says where to go from where the arm was seen. What a residual adds to an action of it would be taken back by the
 next one, which knows nothing of it: to lead the arm a centimetre aside it would have to say so again at every step. So
-it says by how much to go further aside in this step, as published residuals do, whose actions are displacements. What
-it has added by the time of the next observation is in what the policy sees, and no longer counts.
+it says by how much to go further aside in this step, as published residuals do, whose actions are displacements: what
+is one already does not add up here. What was added by the time of the next observation is in what the policy sees, and
+no longer counts. (A gripper's opening, which plans name by itself, begins anew with every plan as well.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Detour:
     """
 
     def __init__(self, frame: ActionFrame) -> None:
-        self._low, self._high = frame.low, frame.high
+        self._low, self._high, self._adds_up = frame.low, frame.high, ~frame.is_displacement
         self._max = frame.residual_max * frame.unit
         self.begin()
 
@@ -40,11 +41,11 @@ class Detour:
     @property
     def distance(self) -> NDArray[np.float64]:
         """Return how far the arm has been led off the plan in force (D,)."""
-        return self._led - self._led_at_plan
+        return np.where(self._adds_up, self._led - self._led_at_plan, 0.0)
 
     def follow(self, planned: int) -> None:
-        """Follow the plan that was made of what was seen at `planned`; nothing happens where it is in force already."""
-        if planned == self._planned:
+        """Follow the plan that was made of what was seen at `planned`; one in force, or older, changes nothing."""
+        if planned <= self._planned:
             return
         self._planned = planned
         # The motion of a step begins with it: an observation of the same time does not show it.
@@ -62,3 +63,9 @@ class Detour:
         self._led = self._led_at_plan + distance
         self._history.append((now, self._led))
         return distance
+
+    def went(self, now: int, distance: NDArray[np.float64]) -> None:
+        """Take note that in the newest step, of `now`, the arm went elsewhere: so far off the plan's action (D,)."""
+        if self._history and self._history[-1][0] == now:
+            self._led = self._led_at_plan + distance
+            self._history[-1] = (now, self._led)

@@ -141,6 +141,8 @@ class NoiseActor(nn.Module):
 class Dsrl(nn.Module):
     """Actor and both ensembles of critics with their updates."""
 
+    keeps = True
+
     def __init__(self, config: DsrlConfig, layout: ChunkLayout, decode: Decode, seed: int = 0) -> None:
         super().__init__()
         self.config, self._decode = config, decode

@@ -23,6 +23,7 @@ from policies.actor_weights import ActorWeights
 from policies.episode_scores import SCORED, EpisodeScores
 from policies.replay import Layout, NStep, Replay, Step
 from policies.residual_folder import ResidualFolder, load_residual
+from policies.residual_guard import Verdict
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import observation_dim
@@ -65,6 +66,7 @@ class DurableLearner:
         self._nsteps: dict[str, NStep] = {}
         self._open: dict[str, deque[bool]] = {}
         """Of the records without a row yet: whether a person had weight in them."""
+        self._is_turned = False
         self._restore(seed)
 
     @classmethod
@@ -122,7 +124,9 @@ class DurableLearner:
             self._tell_guard(record, flags)
 
     def flush(self) -> None:
-        """Make safe what was taken."""
+        """Make safe what was taken, and the actor where the guard has kept one or gone back to it since."""
+        if self._is_turned:
+            self._save_networks()
         if self._scores is not None:
             self._scores.save()
         # What these have more than the last one tells, after a crash in between, was not taken.
@@ -133,6 +137,10 @@ class DurableLearner:
     def save(self) -> None:
         """Make safe what was taken and what was learned of it."""
         self.flush()
+        self._save_networks()
+
+    def _save_networks(self) -> None:
+        self._is_turned = False
         _FOLDER.write(self._folder / NETWORKS, self._tensors(), {"updates": self.learner.updates})
 
     def _tell_guard(self, record: Records, flags: int) -> None:
@@ -145,7 +153,8 @@ class DurableLearner:
         elif record["share"] > 0 and not flags & EXPLORING:
             # It travels as float32.
             share = guard.share if np.float32(guard.share) == record["share"] else float(record["share"])
-            self.learner.judge(share, success=success)
+            verdict = self.learner.judge(share, success=success, version=int(record["version"]))
+            self._is_turned = self._is_turned or verdict is not Verdict.STAYS
 
     def _demonstrations(self) -> Replay | None:
         folder = self._folder.parent / DEMONSTRATIONS

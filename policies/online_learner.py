@@ -49,6 +49,9 @@ class OnlineLearnerConfig:
 class Actor(Protocol):
     """What is learned, as far as the guard is concerned."""
 
+    keeps: bool
+    """Whether an actor can be kept at all; else there is only the one that changes nothing to go back to."""
+
     def keep_actor(self) -> None:
         """Remember the actor as one that did well."""
         ...
@@ -65,8 +68,9 @@ class OnlineLearner(ABC):
         if demonstrations is not None and not len(demonstrations):
             raise ConfigError("the demonstrations hold no transition: record some, or do without")
         self._pace, self._actor, self._online = config, actor, online
-        self.guard = Guard(config.guard)
+        self.guard = Guard(config.guard, keeps=actor.keeps)
         self.updates = 0
+        self._went_back_at = -1
 
     @property
     @abstractmethod
@@ -90,13 +94,20 @@ class OnlineLearner(ABC):
         due = self._pace.critic_warmup_updates + ahead * self._pace.updates_per_step
         return ahead >= 0 and len(self._online) > 0 and self.updates < due
 
-    def judge(self, share: float, *, success: bool) -> None:
-        """Count an episode of the actor at `share`; keep the actor, or go back to the one kept, as the guard says."""
+    def judge(self, share: float, *, success: bool, version: int | None = None) -> Verdict:
+        """Count an episode of the actor at `share`; keep the actor, or go back to the one kept, as the guard says.
+
+        `version` is that of its weights, None: the newest; those that were given up since tell nothing of what acts.
+        """
+        if version is not None and version <= self._went_back_at:
+            return Verdict.STAYS
         verdict = self.guard.record(share, success=success)
         if verdict is Verdict.GROWS:
             self._actor.keep_actor()
         elif verdict in (Verdict.FALLS, Verdict.RETURNS):
             self._actor.fall_back()
+            self._went_back_at = self.updates
+        return verdict
 
     def update(self) -> dict[str, float]:
         """Take one step of the critics, and of the actor where it is due; return figures.

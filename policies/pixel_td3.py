@@ -16,10 +16,13 @@ from policies.residual_td3 import ResidualTd3
 class PixelTd3:
     """A `ResidualTd3` behind an encoder, with its methods for batches with images."""
 
+    keeps = False
+
     def __init__(self, td3: ResidualTd3, encoder: ResidualEncoder) -> None:
         """`td3` takes observations of as many numbers as the vectors and all features have together."""
         self.encoder = encoder
-        self.actor, self.acting = td3.actor, td3.acting
+        # An average of actors would answer features of encoders that are no more: the newest acts.
+        self.actor = self.acting = td3.actor
         self.reach, self.generator = td3.reach, td3.generator
         self._td3 = td3
 

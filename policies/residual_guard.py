@@ -43,7 +43,10 @@ class GuardConfig:
     """The share grows when the probability of being worse than the base is below this."""
     doubt: float = 0.95
     """It falls when it is likelier than this that the base is better, which is asked after every episode: over 40 that
-    are no worse, one in six such series is cut. Where what was kept is likelier better, that is gone back to."""
+    are no worse, one in six such series is cut."""
+    lost: float = 0.98
+    """What was kept is gone back to when it is likelier better than this: for an actor that falls from 0.9 to 0.5 that
+    takes 12 episodes, one that stays as it is is given up once in 200 (0.95: 9, and once in 130)."""
     doubt_episodes_min: int = 5
     """Episodes at a share before it may fall: the first failure tells nothing yet."""
 
@@ -55,8 +58,11 @@ class GuardConfig:
             )
         if not (self.growth > 1 > self.cut > 0):
             raise ConfigError(f"guard: growth is {self.growth}, must be above 1; cut is {self.cut}, must be in (0, 1)")
-        if not 0 < self.trust < self.doubt < 1:
-            raise ConfigError(f"guard: trust {self.trust} and doubt {self.doubt} must be in this order in (0, 1)")
+        for name in ("doubt", "lost"):
+            if not 0 < self.trust < getattr(self, name) < 1:
+                raise ConfigError(
+                    f"guard: trust {self.trust} and {name} {getattr(self, name)} must be in this order in (0, 1)"
+                )
         for name in ("episodes_min", "doubt_episodes_min"):
             if not 1 <= getattr(self, name) <= self.window:
                 raise ConfigError(f"guard: {name} {getattr(self, name)} must be 1 to window {self.window}")
@@ -75,8 +81,9 @@ class Verdict(Enum):
 class Guard:
     """Decides the share from the outcomes of episodes."""
 
-    def __init__(self, config: GuardConfig) -> None:
-        self.config = config
+    def __init__(self, config: GuardConfig, *, keeps: bool = True) -> None:
+        """`keeps`: whether the learner can keep an actor; where it cannot, only the base is compared with."""
+        self.config, self._keeps = config, keeps
         self.share = config.share_first
         self.cuts = 0
         """How often the share fell."""
@@ -104,7 +111,7 @@ class Guard:
         if len(self._recent) >= self.config.doubt_episodes_min:
             if doubt > self.config.doubt:
                 return self._fall()
-            if loss > self.config.doubt:
+            if loss > self.config.lost:
                 return self._return()
         is_kept = self.share < 1.0 or loss < self.config.trust
         if self._at_share >= self.config.episodes_min and doubt < self.config.trust and is_kept:
@@ -112,7 +119,8 @@ class Guard:
         return Verdict.STAYS
 
     def _grow(self) -> Verdict:
-        self.kept = [float(sum(self._recent)), float(len(self._recent))]
+        if self._keeps:
+            self.kept = [float(sum(self._recent)), float(len(self._recent))]
         share = min(1.0, self.share * self.config.growth)
         # At the largest share nothing begins anew: the newest episodes go on being judged.
         if share != self.share:
@@ -134,6 +142,9 @@ class Guard:
     def _begin_anew(self) -> None:
         """Judge the actor that was kept by what it does from now on, and believe half of what it did."""
         self.kept = [count / 2.0 for count in self.kept]
+        if self.kept[1] < self.config.doubt_episodes_min:
+            # So few tell nothing: what comes is compared with the base alone, and the next good one is kept anew.
+            self.kept = [0.0, 0.0]
         self._recent.clear()
         self._at_share = 0
 

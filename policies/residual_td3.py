@@ -129,6 +129,7 @@ class ResidualTd3(nn.Module):
         self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
 
     reach: Tensor
+    keeps = True
 
     def value(self, observation: Tensor, base: Tensor, action: Tensor) -> Tensor:
         """Return what every critic expects (K, B) of executing actions (B, D) where the base asks for `base` (B, D)."""

@@ -104,7 +104,7 @@ def _styles(config: DsrlTrainConfig, learner: DsrlLearner) -> Iterator[Style]:
     """Return how the episodes to learn from are run, each decided when it begins: by the policy alone at first."""
     for k in itertools.count():
         is_control = not learner.is_warm or k % config.control_every == 0
-        yield Style(0.0) if is_control else Style(learner.share, noise_std=1.0)
+        yield Style(0.0) if is_control else Style(learner.share, noise_std=1.0, version=learner.updates)
 
 
 def main(argv: list[str]) -> int:

@@ -144,7 +144,7 @@ class OnlineTraining:
     def _tell_end(self, transition: Any) -> None:
         style, success = transition.style, transition.terminated
         if style.is_judged and style.share > 0:
-            self._learner.judge(style.share, success=success)
+            self._learner.judge(style.share, success=success, version=style.version)
         elif style.share == 0 and style.noise_std == 0:
             self._learner.guard.record_base(success=success)
         self._log.episode(self.step, style, success=success, steps=transition.index + 1)

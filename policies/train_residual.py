@@ -63,6 +63,11 @@ class ResidualTrainConfig(OnlineConfig):
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
         super().__post_init__()
+        if self.scheduler.mode != "receding_horizon":
+            raise ConfigError(
+                f"scheduler.mode is {self.scheduler.mode}: how far a correction has led off a plan can only be told "
+                "where chunks are executed as they are. Valid: receding_horizon"
+            )
         if self.vectors == ():
             raise ConfigError("vectors names none: an arm has to know at least where it is (joint/position)")
         _ = self.sight
@@ -233,7 +238,7 @@ class _Run:
             if k % every == 0:
                 yield Style(0.0)
             elif is_judged(k) and self._learner.is_warm:
-                yield Style(self._learner.share)
+                yield Style(self._learner.share, version=self._learner.updates)
             else:
                 yield Style(self._learner.share, self._learner.noise_std, memory_steps, is_judged=False)
 

@@ -16,8 +16,10 @@ from armature.spec import RobotSpec, require_compatible
 from armature.types import Observation
 from data_collection.store import Episode, open_dataset
 from data_collection.windows import ACTION, aligned_episode
+from policies.action_frame import ActionFrame
 from policies.camera_frames import can_show, frame_of
 from policies.chunk_policy import ChunkPolicy
+from policies.detour import Detour
 from policies.frame_replay import FrameReplay
 from policies.replay import Layout, NStep, Replay, Step, Vector
 from policies.residual_sight import Sight
@@ -118,7 +120,8 @@ def demonstration_rows(
     replay = Replay(layout, count) if sight is None else FrameReplay(layout, count, sight.frame_shape)
     for episode in track(episodes, "relabelling demonstrations", transient=True):
         every = min(execute_steps, base.chunk_shape[0])
-        asked = _led_actions(_base_actions(episode, base, every), episode[ACTION].astype(np.float64), every)
+        planned = _base_actions(episode, base, every)
+        asked = _led_actions(planned, episode[ACTION].astype(np.float64), every, view.frame)
         replay.add(_rows(episode, asked, view, NStep(replay.layout, config.steps, config.discount), replay))
     return replay
 
@@ -139,15 +142,17 @@ def _base_actions(episode: Arrays, base: ChunkPolicy | Standing, execute_steps: 
     return np.concatenate([chunk.actions[:execute_steps] for chunk in chunks])[:steps]
 
 
-def _led_actions(planned: NDArray[np.float64], executed: NDArray[np.float64], every: int) -> NDArray[np.float64]:
-    """Return what the base asks for at every step (T, D), led as far off each plan as the demonstrator went before.
-
-    See `detour`.
-    """
-    aside = np.zeros_like(planned)
-    aside[1:] = (executed - planned)[:-1]
-    aside[::every] = 0.0
-    return planned + aside
+def _led_actions(
+    planned: NDArray[np.float64], executed: NDArray[np.float64], every: int, frame: ActionFrame
+) -> NDArray[np.float64]:
+    """Return what the base asks for at every step (T, D), led as far off each plan as the demonstrator went before."""
+    asked, detour = np.empty_like(planned), Detour(frame)
+    for step in range(len(planned)):
+        if step % every == 0:
+            detour.follow(step)
+        asked[step] = planned[step] + detour.distance
+        detour.lead(step, planned[step], executed[step] - asked[step])
+    return asked
 
 
 def _observation(episode: Arrays, base: ChunkPolicy | Standing, step: int, stamp_ns: int) -> Observation:

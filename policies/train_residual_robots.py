@@ -34,6 +34,8 @@ class Style:
     noise_std: float = 0.0
     """Of the exploration, as a share of the reach."""
     memory_steps: float = 0.0
+    version: int | None = None
+    """Of the weights with which it began."""
     is_judged: bool = True
     """Its outcome is compared with that of the base: not where noise of another kind than the actor's own decides."""
 

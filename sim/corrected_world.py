@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from armature.control.chunk_scheduler import SchedulerConfig
+from armature.control.chunk_scheduler import ScheduledAction, SchedulerConfig
 from armature.control.limits import SafetyLimits
 from armature.errors import ArmatureError
 from armature.spec import RobotSpec
@@ -61,9 +61,9 @@ class Correction:
 
     action: NDArray[np.float64]
 
-    def correct(self, now_ns: int, base: NDArray[np.float64], measured: NDArray[Any]) -> NDArray[np.float64]:
-        """Return `base` with the correction added."""
-        return base + self.action
+    def correct(self, now_ns: int, base: ScheduledAction, measured: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the action of `base` with the correction added."""
+        return base.action + self.action
 
 
 class CorrectedWorld:

@@ -23,7 +23,9 @@ def control_step(
     """
     scheduled = scheduler.action_at(tick.stamp_ns)
     base, stamp_ns = (None, None) if scheduled is None else (scheduled.action, scheduled.chunk_stamp_ns)
-    planned = base if base is None or measured is None else residual.correct(tick.stamp_ns, base, measured.value)
+    planned = base
+    if scheduled is not None and measured is not None:
+        planned = residual.correct(tick.stamp_ns, scheduled, measured.value)
     if takeover is None:
         return gate.check(tick, planned, measured, stamp_ns, base)
     mixed = takeover.mix(tick, planned, stamp_ns)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from armature.control.chunk_scheduler import ScheduledAction
 from armature.errors import InvalidValue
+
+TOLD_KEPT = 16
+"""A correction answers one of so many newest base actions."""
 
 
 class Residual(Protocol):
     """Corrects one action; what it returns still passes the safety gate."""
 
-    def correct(self, now_ns: int, base: NDArray[np.float64], measured: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the corrected action (D,) for `base` (D,); `measured` (D,) is the state in the action layout."""
+    def correct(self, now_ns: int, base: ScheduledAction, measured: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the corrected action (D,) for `base`; `measured` (D,) is the state in the action layout."""
         ...
 
 
 class NoResidual:
     """Leaves the base action as it is."""
 
-    def correct(self, now_ns: int, base: NDArray[np.float64], measured: NDArray[Any]) -> NDArray[np.float64]:
-        """Return `base`."""
-        return base
+    def correct(self, now_ns: int, base: ScheduledAction, measured: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the action of `base`."""
+        return base.action
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Corrected:
     """What became of the base action of one tick; `correction` is None where it passed alone."""
 
     now_ns: int
-    base: NDArray[np.float64]
+    base: ScheduledAction
     correction: Correction | None
 
 
@@ -56,16 +60,17 @@ class NewestCorrection:
         """Of the newest tick that had a base action."""
         self._dim, self._age_max_ns = dim, age_max_ns
         self._newest: Correction | None = None
-        self._asked_ns = -1
+        self._newest_plan_ns = -1
+        self._told: deque[tuple[int, int]] = deque(maxlen=TOLD_KEPT)
 
     def reset(self) -> None:
         """Forget the correction in force and the base actions before."""
         self.last = self._newest = None
-        self._asked_ns = -1
+        self._told.clear()
 
-    def ask(self, stamp_ns: int) -> None:
-        """Take corrections of base actions up to `stamp_ns` from now on."""
-        self._asked_ns = stamp_ns
+    def ask(self, stamp_ns: int, plan_ns: int) -> None:
+        """Take corrections of the base action of `stamp_ns` from now on, of the chunk that answers `plan_ns`."""
+        self._told.append((stamp_ns, plan_ns))
 
     def offer(self, correction: Correction) -> bool:
         """Take a correction; return False, counting it, where a newer one has come.
@@ -77,13 +82,14 @@ class NewestCorrection:
         if not np.isfinite(correction.value).all():
             faulty = np.flatnonzero(~np.isfinite(correction.value)).tolist()
             raise InvalidValue(f"correction is not finite at elements {faulty}")
-        if correction.stamp_ns > self._asked_ns:
-            told = f"the newest is of {self._asked_ns} ns" if self._asked_ns >= 0 else "there is none"
-            raise InvalidValue(f"correction answers a base action of {correction.stamp_ns} ns, {told}")
         if self._newest is not None and correction.stamp_ns <= self._newest.stamp_ns:
             self.counts["corrections not newer"] += 1
             return False
-        self._newest = correction
+        plan_ns = dict(self._told).get(correction.stamp_ns)
+        if plan_ns is None:
+            told = f"the newest is of {self._told[-1][0]} ns" if self._told else "there is none"
+            raise InvalidValue(f"correction answers a base action of {correction.stamp_ns} ns, {told}")
+        self._newest, self._newest_plan_ns = correction, plan_ns
         return True
 
     def is_answered(self, stamp_ns: int) -> bool:
@@ -91,13 +97,17 @@ class NewestCorrection:
         newest = self._newest
         return newest is not None and newest.stamp_ns == stamp_ns
 
-    def correct(self, now_ns: int, base: NDArray[np.float64], measured: NDArray[Any]) -> NDArray[np.float64]:
-        """Return `base` (D,) with the newest correction added, or alone where that is too old."""
+    def correct(self, now_ns: int, base: ScheduledAction, measured: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the action (D,) of `base` with the newest correction added, or alone where that is too old.
+
+        A correction tells how far to go aside from one plan: of the next, which begins where that has led, it is none.
+        """
         newest = self._newest
-        if newest is None or not 0 <= now_ns - newest.stamp_ns <= self._age_max_ns:
+        is_young = newest is not None and 0 <= now_ns - newest.stamp_ns <= self._age_max_ns
+        if newest is None or not is_young or self._newest_plan_ns != base.chunk_stamp_ns:
             self.counts["ticks without"] += 1
             self.last = Corrected(now_ns, base, None)
-            return base
+            return base.action
         self.counts["corrections used"] += 1
         self.last = Corrected(now_ns, base, newest)
-        return base + newest.value
+        return base.action + newest.value

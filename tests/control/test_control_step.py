@@ -20,14 +20,14 @@ class TowardsMeasured:
     """Moves the base action by a tenth of the way to the measured state."""
 
     def correct(self, now_ns, base, measured):
-        return base + 0.1 * (measured - base)
+        return base.action + 0.1 * (measured - base.action)
 
 
 class Diverged:
     """A learner whose corrections have grown without bound."""
 
     def correct(self, now_ns, base, measured):
-        return base + 1e3
+        return base.action + 1e3
 
 
 def tick_at(tick: int) -> Tick:

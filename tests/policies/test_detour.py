@@ -50,6 +50,44 @@ def test_what_was_added_while_the_policy_was_thinking_is_not_in_its_plan():
     assert detour.distance == pytest.approx(0.02)
 
 
+def test_a_plan_that_was_left_is_not_gone_back_to():
+    detour = Detour(FRAME)
+    detour.follow(0)
+    detour.lead(0, MIDDLE, STEP)
+    detour.follow(1)
+    detour.lead(1, MIDDLE, STEP)
+    detour.follow(0)
+    assert detour.distance == pytest.approx(0.005)
+
+
+def test_where_a_person_led_the_arm_the_next_correction_goes_on():
+    detour = Detour(FRAME)
+    detour.follow(0)
+    for step in range(3):
+        detour.lead(step, MIDDLE, STEP)
+    detour.went(2, -4 * STEP)
+    assert detour.distance == pytest.approx(-0.02)
+    assert detour.lead(3, MIDDLE, STEP) == pytest.approx(-0.015)
+    # What is told too late changes nothing.
+    detour.went(2, 8 * STEP)
+    assert detour.distance == pytest.approx(-0.015)
+    detour.follow(3)
+    assert detour.distance == pytest.approx(0.005)
+
+
+def test_displacements_are_motions_already_and_do_not_add_up():
+    action = robot_spec(SimConfig(action="tcp_delta", cameras=False)).action
+    frame = ActionFrame(action, limits_for(action))
+    assert frame.is_displacement.tolist() == [True] * 6 + [False]
+    detour, step = Detour(frame), 0.1 * frame.residual_max * frame.unit / 4.0
+    middle = (frame.low + frame.high) / 2.0
+    detour.follow(0)
+    detour.lead(0, middle, step)
+    led = detour.lead(1, middle, step)
+    assert led == pytest.approx([*step[:6], 2 * step[6]])
+    assert detour.distance == pytest.approx([*[0.0] * 6, 2 * step[6]])
+
+
 def test_no_motion_leaves_the_plan_exactly_as_it_is():
     detour, plan = Detour(FRAME), np.random.default_rng(0).uniform(FRAME.low, FRAME.high)
     for step in range(9):

@@ -10,12 +10,15 @@ import torch
 
 from armature.errors import ConfigError, InvalidValue
 from policies.replay import Layout, Replay
+from policies.residual_guard import GuardConfig, Verdict
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualConfig, ResidualTd3
 
 LAYOUT = Layout(3, 2)
 TD3 = ResidualConfig(hidden=(16, 16), critics=2)
-CONFIG = LearnerConfig(td3=TD3, batch_size=8, warmup_steps=10, critic_warmup_updates=4, updates_per_step=0.5)
+CONFIG = LearnerConfig(
+    td3=TD3, guard=GuardConfig(), batch_size=8, warmup_steps=10, critic_warmup_updates=4, updates_per_step=0.5
+)
 
 
 def rows(count: int, reward: float = 0.0) -> list[np.ndarray]:
@@ -100,6 +103,44 @@ def test_an_actor_that_the_guard_gave_more_room_is_gone_back_to_when_a_later_one
     assert torch.equal(corrections(learner), good)
     learn(learner, 4)
     assert not torch.equal(corrections(learner), good)
+
+
+def test_an_actor_that_did_better_is_gone_back_to_at_the_same_share_and_only_the_new_one_counts():
+    learner = learner_of()
+    learn(learner, 20)
+    for k in range(10):
+        learner.guard.record_base(success=k < 2)
+    for _ in range(10):
+        learner.judge(0.2, success=True, version=learner.updates)
+    good, share = corrections(learner), learner.share
+    learn(learner, 40)
+    given_up = learner.updates
+    verdicts = [learner.judge(share, success=k == 0, version=given_up) for k in range(5)]
+    assert (verdicts[-1], learner.share) == (Verdict.RETURNS, share)
+    assert torch.equal(corrections(learner), good)
+    # Episodes of the one that was given up, which end only now.
+    for _ in range(20):
+        assert learner.judge(share, success=False, version=given_up) is Verdict.STAYS
+    assert learner.guard.returns == 1
+    learn(learner, 4)
+    verdicts = [learner.judge(share, success=False, version=learner.updates) for _ in range(5)]
+    assert verdicts != [Verdict.STAYS] * 5
+
+
+def test_what_acts_is_an_average_of_the_actors():
+    config = replace(CONFIG, td3=replace(TD3, actor_average=0.5, actor_lr=1e-2))
+    learner = learner_of(config)
+    learn(learner, 10)
+    before = [p.clone() for p in learner.td3.acting.parameters()]
+    learn(learner, 4)
+    for average, newest, old in zip(
+        learner.td3.acting.parameters(), learner.td3.actor.parameters(), before, strict=True
+    ):
+        assert torch.allclose(average, (newest + old) / 2.0, atol=1e-7)
+    newest = learner_of(replace(config, td3=replace(TD3, actor_average=0.0, actor_lr=1e-2)))
+    learn(newest, 30)
+    assert newest.td3.actor.layers[-2].weight.any()
+    assert all(map(torch.equal, newest.td3.acting.parameters(), newest.td3.actor.parameters()))
 
 
 def test_an_actor_that_fails_before_any_did_well_begins_anew_at_the_base():

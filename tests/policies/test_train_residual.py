@@ -68,15 +68,15 @@ def config(demonstrations, base, tmp_path) -> ResidualTrainConfig:
 
 def test_it_learns_evaluates_and_keeps_the_actor(config):
     curve = train_residual(config)
-    assert [each.share for each in curve] == [0.0, 0.2, 0.2]
+    assert [each.share for each in curve] == [0.0, 0.4, 0.4]
     assert [each.episodes for each in curve] == [2, 2, 2]
     assert curve[-1].step >= 60
     assert all(each.mean_steps == 15 for each in curve)
     kept = load_residual(config.out / "actor")
     kept.view(LIFT, limits_for(LIFT.action))
     weights = kept.weights
-    # Ten for the critics, then one per transition after the warm-up, but for those of the last tick.
-    assert 10 + curve[-1].step - config.worlds * 3 <= weights.version <= 10 + curve[-1].step
+    # Ten for the critics, then two per transition after the warm-up, but for those of the last tick.
+    assert 10 + 2 * (curve[-1].step - config.worlds * 5) <= weights.version <= 10 + 2 * curve[-1].step
     assert weights.base_id == load_policy(config.base).policy_id
     assert (config.out / "best" / "residual.json").is_file()
     assert weights.residual(np.zeros(weights.input_dim - 8, np.float32), np.zeros(8, np.float32)).any()

@@ -53,7 +53,12 @@ class ControlNodeConfig:
     """Configure and activate at the start, without waiting for somebody to ask."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where a policy would be told joint positions of which it knows nothing."""
+        """Raise ConfigError where policy or residual would be told what is not so."""
+        if self.residual and self.mode != "receding_horizon":
+            raise ConfigError(
+                f"mode {self.mode}: how far a residual has led the arm off a plan can only be told where chunks are "
+                "executed as they are. Valid: receding_horizon"
+            )
         if self.chunk_action == "tcp_delta" and self.mode == "real_time_chunking":
             others = "Valid: receding_horizon, temporal_ensemble, blend"
             raise ConfigError(

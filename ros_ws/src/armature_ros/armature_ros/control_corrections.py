@@ -78,7 +78,7 @@ class ControlCorrections:
     def ask(self, stamp_ns: int, planned: ScheduledAction) -> None:
         """Tell the base action of a step that begins at `stamp_ns`."""
         self._close()
-        self.residual.ask(stamp_ns)
+        self.residual.ask(stamp_ns, planned.chunk_stamp_ns)
         self._step = _Step(stamp_ns, planned.action)
         told = BaseAction(stamp_ns, planned.action, planned.chunk_stamp_ns, self.policy_id)
         self._base.publish(base_action_to_msg(told, self._spec))
@@ -102,8 +102,8 @@ class ControlCorrections:
             self._close()
         elif not self._is_due(corrected.now_ns):
             self._note(corrected, command, human)
-        elif is_driving and command.chunk_stamp_ns is not None:
-            self.ask(corrected.now_ns, ScheduledAction(corrected.base, command.chunk_stamp_ns))
+        elif is_driving:
+            self.ask(corrected.now_ns, corrected.base)
 
     def _on_message(self, message: JointTrajectory) -> None:
         stamp_ns = ns_from_time(message.header.stamp)
@@ -126,7 +126,7 @@ class ControlCorrections:
         if step is None or step.is_told:
             return
         # The base has moved on since the step began: only what was added to it belongs to the step.
-        moved = corrected.base - step.base if corrected.now_ns != step.stamp_ns else 0.0
+        moved = corrected.base.action - step.base if corrected.now_ns != step.stamp_ns else 0.0
         # What a person asks for has not moved with it.
         step.executed = command.action - (1.0 - human) * moved
         step.is_driven = step.is_driven or human > 0.0

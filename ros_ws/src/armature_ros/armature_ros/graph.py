@@ -175,6 +175,10 @@ def _residual(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Return the graph of the robot, whose actions are corrected, and who corrects and learns beside it."""
     if not Path(config.residual).is_dir() or not config.residual:
         raise ConfigError(f"graph 'residual' needs --residual, the folder of a residual; got '{config.residual}'")
+    if config.scheduler != "receding_horizon":
+        raise ConfigError(
+            f"scheduler {config.scheduler}: a residual corrects chunks as they are. Valid: receding_horizon"
+        )
     is_real = bool(config.robot)
     nodes = [_corrected(node) for node in (_robot if is_real else _sim)(config)]
     robot = _robot_file(config.robot) if is_real else _sim_robot(config)

@@ -72,6 +72,7 @@ class ResidualNode(Node):
         self._episode: Episode | None = None
         self._is_acting = self._waits_for_label = False
         self._asked: tuple[BaseAction, float] | None = None
+        self._answered: BaseAction | None = None
         self._detour = Detour(self._view.frame)
         self._times_s: deque[float] = deque(maxlen=TIMED)
         self._unanswered = 0
@@ -158,7 +159,7 @@ class ResidualNode(Node):
         seen = self._inputs.at(stamp_ns)
         if seen is None:
             return
-        self._asked = None
+        self._asked, self._answered = None, base
         observation = self._view.observe(seen.values, seen.measured, seen.commanded)
         self._detour.follow(base.planned_ns)
         # What the actor, and later the critics, take for the base: the plan's action, as far aside as the arm was led.
@@ -240,6 +241,8 @@ class ResidualNode(Node):
             return
         source, stamp_ns = message.header.frame_id, ns_from_time(message.header.stamp)
         whose = {"is_corrected": source not in ("", HUMAN), "is_human": source == HUMAN}
+        if source == HUMAN and self._answered is not None and self._answered.stamp_ns == stamp_ns:
+            self._detour.went(stamp_ns, action - self._answered.value)
         self._assembly.executed(stamp_ns, action, time.monotonic(), **whose)
 
     def _on_reward(self, message: JointState) -> None:
