@@ -14,7 +14,6 @@ from policies.frame_replay import FrameReplay
 from policies.online_learner import OnlineLearner, OnlineLearnerConfig
 from policies.pixel_td3 import PixelTd3
 from policies.replay import Batch, Replay, Vector
-from policies.residual_guard import GuardConfig
 from policies.residual_td3 import ResidualConfig, ResidualTd3
 
 
@@ -23,7 +22,6 @@ class LearnerConfig(OnlineLearnerConfig):
     """How a residual is learned, and how it is looked for."""
 
     td3: ResidualConfig = field(default_factory=ResidualConfig)
-    guard: GuardConfig = field(default_factory=lambda: GuardConfig(share_first=0.4))
     batch_size: int = 128
     updates_per_step: float = 2.0
     warmup_steps: int = 2500
