@@ -28,13 +28,14 @@ from policies.action_frame import ActionFrame
 from policies.checkpoint import load_policy
 from policies.chunk_policy import ChunkPolicy
 from policies.detour import Detour
+from policies.residual_td3 import ResidualConfig
 from sim.corrected_world import CorrectedWorld, PolicyNeeds
 from sim.defaults import RESIDUAL_SHARE, default_scheduler, limits_for
 from sim.evaluate import world_for
 from sim.expert import make_expert
 from sim.tasks import robot_spec
 
-REACH = 0.35
+REACH = RESIDUAL_SHARE * ResidualConfig().scale
 SUCCESS_MIN = 0.95
 FIRST_SEED = 1000
 QUICK_EPISODES = 4

@@ -136,8 +136,8 @@ class DurableLearner:
 
     def save(self) -> None:
         """Make safe what was taken and what was learned of it."""
-        self.flush()
         self._save_networks()
+        self.flush()
 
     def _save_networks(self) -> None:
         self._is_turned = False

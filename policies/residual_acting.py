@@ -20,9 +20,6 @@ from policies.residual_folder import ResidualFolder
 from policies.residual_view import ResidualView
 from policies.step_log import CONTROL, EXPLORING, Vector
 
-WITHIN = 1.0 - 1e-6
-"""Of the reach: what rounding adds must not count as a correction that the gate has to cut."""
-
 
 class ResidualActing:
     """Answers base actions with motions away from them. Used by one thread."""
@@ -46,7 +43,7 @@ class ResidualActing:
         self.fault = ""
         """Why the weights in use could not be kept."""
         self._residual, self._kept = residual, kept
-        self._reach = residual.reach(view) * WITHIN
+        self._reach = residual.reach(view)
         self._explore, self._control_every, self._seed = explore, control_every, seed
         self._weights = self._newest_kept(residual.weights)
         self._next: ActorWeights | None = None

@@ -1,16 +1,17 @@
 """Residual off-policy RL: a small actor corrects each action of a frozen policy (Ankile et al. 2025, arXiv 2509.19301).
 
 The executed action is base + residual, a motion in one step: what was added before is in the base (`policies.detour`).
-The actor sees the observation and the base action; its last layer begins at
-zero, so that learning begins at the base. Critics score what is executed. TD3 (Fujimoto et al. 2018,
-1802.09477) with an ensemble of critics of which a random pair bounds the target (REDQ, 2101.05982), layer normalisation
-and demonstrations in half of every batch (RLPD, 2302.02948), rewards of n steps.
+The actor sees the observation and the base action; its last layer begins at zero, so that learning begins at the base.
+Critics score what is executed. TD3 (Fujimoto et al. 2018, 1802.09477) with an ensemble of critics of which a random
+pair bounds the target (REDQ, 2101.05982), layer normalisation and demonstrations in half of every batch (RLPD,
+2302.02948), rewards of n steps.
 
 Unlike the released code: the error of every critic is squared by itself, not their mean; a time limit is no end of the
-world (`replay.NStep`); what was executed after all limits is what is learned from. Three things are added: values are
-kept in the range that a reward of at most 1 at the end allows; critics see the action as base and distance from it in
-units of the residual's reach, of which the sum alone shows them a few hundredths; and the residual is cut to a `share`
-of its reach, so that what guards the robot's success can take it back without touching the network.
+world (`replay.NStep`); what was executed after all limits is what is learned from. Added are: values are kept in the
+range that a reward of at most 1 at the end allows; critics see the action as base and distance from it in units of the
+residual's reach, of which the sum alone shows them a few hundredths; the residual is cut to a `share` of its reach, so
+that what guards the robot's success can take it back without touching the network; corrections cost a little, and the
+demonstrated ones pull the actor; and what acts is an average of the actor's weights.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError, DatasetError, SpecMismatch
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from armature.types import Observation
@@ -161,6 +162,11 @@ def test_beside_a_demonstration_stands_what_the_base_would_have_done(demonstrati
 def test_a_number_below_one_is_refused_by_name(config, name):
     with pytest.raises(ConfigError, match=f"{name} is 0, must be at least 1"):
         replace(config, **{name: 0})
+
+
+def test_a_scheduler_that_mixes_chunks_is_refused(config):
+    with pytest.raises(ConfigError, match=r"scheduler.mode is blend: .* Valid: receding_horizon"):
+        replace(config, scheduler=SchedulerConfig("blend", 8))
 
 
 def test_a_base_that_sees_what_the_robot_does_not_show_is_refused(config, new_policy, tmp_path):

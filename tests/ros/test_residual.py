@@ -10,7 +10,9 @@ import pytest
 from residual_lab import BASE_ID, Watch, nodes_of, view_and_normalizer, write_residual
 from std_srvs.srv import SetBool
 
+from armature.errors import ConfigError
 from armature.spec import JOINT_POSITION
+from armature_ros.control_config import ControlNodeConfig
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.residual_node import LOG_NAME
 from armature_ros.up import RunningGraph
@@ -70,6 +72,14 @@ def test_a_correction_acts_exactly_at_its_tick_and_every_step_is_logged(
     assert np.array_equal(records["next_base"][:-1], records["base"][1:])
     reach = records["action"] - records["base"]
     assert (np.abs(reach) <= 0.5 * view.frame.residual_max + 1e-6).all()
+
+
+@pytest.mark.parametrize("mode", ["temporal_ensemble", "blend", "real_time_chunking"])
+def test_a_scheduler_that_mixes_chunks_is_refused_with_a_residual(mode: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"scheduler {mode}: .* Valid: receding_horizon"):
+        nodes_of(write_residual(tmp_path / "residual"), scheduler=mode)
+    with pytest.raises(ConfigError, match=f"mode {mode}: .* Valid: receding_horizon"):
+        ControlNodeConfig({}, "run", "", residual=True, mode=mode)
 
 
 def test_corrections_of_one_plan_go_on_from_each_other_and_begin_anew_with_the_next(
