@@ -135,6 +135,10 @@ class Lab:
     def be_driven(self) -> None:
         """Arm, and again should it latch meanwhile, until the requests of a policy that runs beside it pass."""
         self.arm()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Wait until requests pass; arm anew where it has latched."""
 
         def is_armed() -> bool:
             if self.status.get("state") == "latched":

@@ -1,7 +1,8 @@
 """An arm that is where it is told to be: stands in for a driver, to try a graph without hardware and without physics.
 
 It speaks what a ros2_control arm speaks: joint states at a fixed rate, trajectories in. Between commands it moves as
-the last one says; when none comes for `command_max_age_s` it stops by itself, as a driver does.
+the last one says; when none comes for `command_max_age_s` it stops by itself, as a driver does, and what was stamped
+longer ago it refuses: what waited in a queue while it hung may be of another time.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class MockArmNode(Node):
     def _on_command(self, message: JointTrajectory) -> None:
         try:
             target = action_from_msg(message, self._labels)
+            self._require_young(ns_from_time(message.header.stamp))
         except InvalidValue as error:
             self._refused += 1
             self.get_logger().error(f"{self.config.command_topic}: {error}; refused", throttle_duration_sec=2.0)
@@ -95,6 +97,12 @@ class MockArmNode(Node):
         self._from, self._to = self._position(now_ns), target
         self._begin_ns, self._end_ns = now_ns, now_ns + ns_from_time(message.points[0].time_from_start)
         self._is_commanded = True
+
+    def _require_young(self, stamp_ns: int) -> None:
+        """Raise InvalidValue on a command of long ago; one without a stamp is of now."""
+        age_s = (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
+        if stamp_ns and age_s > self.config.command_max_age_s:
+            raise InvalidValue(f"stamped {age_s:.3f} s ago, more than {self.config.command_max_age_s} s")
 
 
 def main(args: list[str] | None = None) -> int:

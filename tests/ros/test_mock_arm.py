@@ -1,0 +1,47 @@
+"""The arm that stands in for a driver: what it follows, and what it refuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from control_lab import SPEC, START, Lab
+from trajectory_msgs.msg import JointTrajectory
+
+from armature_ros.conversions import action_to_msg
+from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.qos import reliable_qos
+
+pytestmark = pytest.mark.ros
+
+PERIOD_NS = 10_000_000
+
+
+@pytest.fixture
+def lab(environment: dict[str, str]) -> Iterator[Lab]:
+    graph = make_graph("robot", GraphConfig(cameras=False, mock_arm=True))
+    lab = Lab([node for node in graph if node.name == "mock_arm_node"])
+    yield lab
+    lab.close()
+
+
+def test_a_command_of_long_ago_is_refused_and_one_of_now_or_without_a_stamp_is_followed(lab: Lab) -> None:
+    commands = lab.node.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", reliable_qos())
+    # The lab itself listens as well.
+    lab.wait(lambda: commands.get_subscription_count() == 2, "the arm")
+
+    def tell(place: float, stamp_ns: int) -> np.ndarray:
+        target = START + np.append(np.full(7, place), 0.0)
+        commands.publish(action_to_msg(target, SPEC.labels, stamp_ns, PERIOD_NS))
+        return target
+
+    now_ns = lab.node.get_clock().now().nanoseconds
+    then = tell(0.1, now_ns)
+    lab.wait(lambda: np.allclose(lab.position, then), "where it was told to be")
+    tell(0.2, now_ns - 10_000_000_000)
+    time.sleep(0.5)
+    assert np.allclose(lab.position, then)
+    then = tell(0.3, 0)
+    lab.wait(lambda: np.allclose(lab.position, then), "where it was told to be, without a stamp")
