@@ -48,7 +48,7 @@ class ReachArguments(Arguments):
     base: Path
     """Checkpoint of the weak policy."""
     task: str = "lift"
-    reaches: tuple[float, ...] = (0.0, 0.1, 0.2, REACH)
+    reaches: tuple[float, ...] = (0.0, REACH / 2, REACH, 3 * REACH)
     """Motions per step to try; 0: the policy alone."""
     episodes: int = 24
 

@@ -14,6 +14,7 @@ from policies.frame_replay import FrameReplay
 from policies.online_learner import OnlineLearner, OnlineLearnerConfig
 from policies.pixel_td3 import PixelTd3
 from policies.replay import Batch, Replay, Vector
+from policies.residual_guard import GuardConfig
 from policies.residual_td3 import ResidualConfig, ResidualTd3
 
 
@@ -22,10 +23,11 @@ class LearnerConfig(OnlineLearnerConfig):
     """How a residual is learned, and how it is looked for."""
 
     td3: ResidualConfig = field(default_factory=ResidualConfig)
+    guard: GuardConfig = field(default_factory=lambda: GuardConfig(share_first=0.5))
     batch_size: int = 128
     updates_per_step: float = 2.0
-    warmup_steps: int = 2500
-    critic_warmup_updates: int = 3000
+    warmup_steps: int = 10_000
+    critic_warmup_updates: int = 10_000
     noise_std: float = 0.15
     """Of the exploration, as a share of what the residual may do at the time; in the warm-up, of all its reach."""
     noise_memory_steps: float = 5.0

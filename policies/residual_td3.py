@@ -40,7 +40,7 @@ class ResidualConfig:
     critics: int = 10
     critics_of_target: int = 2
     """So many, drawn anew for every update, of which the lowest is the target."""
-    scale: float = 0.0875
+    scale: float = 0.03
     """The largest residual of an element in one step, as a share of what the safety gate lets pass in all."""
     discount: float = 0.99
     steps: int = 5

@@ -69,7 +69,7 @@ def config(demonstrations, base, tmp_path) -> ResidualTrainConfig:
 
 def test_it_learns_evaluates_and_keeps_the_actor(config):
     curve = train_residual(config)
-    assert [each.share for each in curve] == [0.0, 0.2, 0.2]
+    assert [each.share for each in curve] == [0.0, 0.5, 0.5]
     assert [each.episodes for each in curve] == [2, 2, 2]
     assert curve[-1].step >= 60
     assert all(each.mean_steps == 15 for each in curve)
