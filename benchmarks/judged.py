@@ -44,5 +44,5 @@ def successes(
         robots = CorrectedRobots(worlds, range(TOGETHER), policy, folder.view(robot, limits), td3, episodes)
         while robots.is_running:
             robots.send()
-            ended |= {each.seed: each.terminated for each in robots.receive() if each.is_last}
+            ended |= {each.seed: each.success for each in robots.receive() if each.is_last}
     return np.array([ended[seed] for seed in seeds], dtype=np.float64)

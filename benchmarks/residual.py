@@ -76,8 +76,6 @@ BASES = {
 METHODS = ("residual", "rlpd", "dsrl")
 SEEDS = {"lift": (0, 1, 2), "can": (0, 1, 2), "square": (0,)}
 LEARNER = LearnerConfig()
-RLPD_SCALE = 0.0875
-"""Alone it has to bring about all motion: three times the residual's reach."""
 EVALUATE_EVERY = {"lift": 3000, "can": 5000, "square": 10_000}
 DISCOUNTS = {"lift": 0.99, "can": 0.995, "square": 0.995}
 """An attempt takes up to 200 steps, or 400."""
@@ -200,7 +198,7 @@ def _learner(task: str, method: str, quick: bool) -> LearnerConfig:
     if method != "rlpd":
         return learner
     # Without a base there is nothing to stay near or to fall back on: all of the room is there from the start.
-    td3 = replace(learner.td3, scale=RLPD_SCALE, residual_penalty=0.0, demonstration_weight=0.0, actor_average=0.0)
+    td3 = replace(learner.td3, residual_penalty=0.0, demonstration_weight=0.0, actor_average=0.0)
     return replace(learner, td3=td3, guard=GuardConfig(share_first=1.0))
 
 

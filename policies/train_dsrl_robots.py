@@ -29,7 +29,9 @@ class ChunkTransition:
     seen what the policy would have seen after it."""
     steps: int
     """How many of its actions were executed."""
+    success: bool
     terminated: bool
+    """By success, or by a gate that has latched."""
     cut: bool
     index: int
     """Of its last step in the episode."""
@@ -107,7 +109,7 @@ class SteeredRobots:
             if outcome.is_done or outcome.then.question is not None:
                 ended.append((robot, outcome, robot.decision))
         over = {robot.world for robot, outcome, _ in ended if outcome.is_done}
-        seeing = [robot for robot, outcome, _ in ended if outcome.then.question is not None and not outcome.success]
+        seeing = [robot for robot, outcome, _ in ended if outcome.then.question is not None and not outcome.is_final]
         self._decide(seeing, over)
         transitions = [self._transition(*each) for each in ended]
         self._robots = [robot for robot in self._robots if robot.world not in over]
@@ -115,17 +117,18 @@ class SteeredRobots:
         return transitions
 
     def _transition(self, robot: _Robot, outcome: Outcome, before: _Decision | None) -> ChunkTransition:
-        steps, cut = len(robot.rewards), outcome.is_done and not outcome.success
+        steps, cut = len(robot.rewards), outcome.is_done and not outcome.is_final
         row = self._row(robot, outcome, before)
         robot.rewards.clear()
-        return ChunkTransition(robot.seed, robot.style, row, steps, outcome.success, cut, robot.steps - 1)
+        ending = outcome.success, outcome.is_final, cut
+        return ChunkTransition(robot.seed, robot.style, row, steps, *ending, robot.steps - 1)
 
     def _row(self, robot: _Robot, outcome: Outcome, before: _Decision | None) -> Vector | None:
         if self._layout is None or before is None or before.seen is None:
             return None
-        after = Outlook.of(robot.rewards, self._dsrl.config.discount, terminated=outcome.success)
+        after = Outlook.of(robot.rewards, self._dsrl.config.discount, terminated=outcome.is_final)
         # After the end there is nothing to see: what it is worth does not count.
-        then = before.seen if outcome.success else None
+        then = before.seen if outcome.is_final else None
         if then is None and outcome.then.question is not None and robot.decision is not None:
             then = robot.decision.seen
         return None if then is None else self._layout.row(before.seen, before.action, after, then)

@@ -142,7 +142,7 @@ class OnlineTraining:
         return figures
 
     def _tell_end(self, transition: Any) -> None:
-        style, success = transition.style, transition.terminated
+        style, success = transition.style, transition.success
         if style.is_judged and style.share > 0:
             self._learner.judge(style.share, success=success, version=style.version)
         elif style.share == 0 and style.noise_std == 0:
@@ -160,7 +160,7 @@ class OnlineTraining:
         while robots.is_running:
             robots.send()
             ended += [transition for transition in robots.receive() if transition.is_last]
-        k, n = sum(transition.terminated for transition in ended), len(ended)
+        k, n = sum(transition.success for transition in ended), len(ended)
         mean_steps = sum(transition.index + 1 for transition in ended) / n
         evaluation = Evaluation(self.step, share, k, n, *wilson_interval(k, n), mean_steps)
         self.curve.append(evaluation)

@@ -49,7 +49,9 @@ class Transition:
     step: Step
     next_observation: Vector
     next_base: Vector
+    success: bool
     terminated: bool
+    """By success, or by a gate that has latched."""
     cut: bool
     index: int
     """Of the step in its episode."""
@@ -148,10 +150,9 @@ class CorrectedRobots:
         # What was executed, not what was asked for: the gate has the last word.
         executed = self._view.frame.encode(outcome.executed, measured)
         step = Step(observation, base, executed, float(outcome.success))
-        cut = outcome.is_done and not outcome.success
-        return Transition(
-            robot.seed, robot.style, step, robot.observation, robot.base, outcome.success, cut, robot.steps - 1
-        )
+        cut = outcome.is_done and not outcome.is_final
+        then, ending = (robot.observation, robot.base), (outcome.success, outcome.is_final, cut)
+        return Transition(robot.seed, robot.style, step, *then, *ending, robot.steps - 1)
 
     def _motions(self) -> NDArray[np.float64]:
         """Return how the residual moves the robots in this step (robots, D), in physical units."""

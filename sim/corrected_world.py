@@ -12,7 +12,7 @@ from armature.control.chunk_scheduler import ScheduledAction, SchedulerConfig
 from armature.control.limits import SafetyLimits
 from armature.errors import ArmatureError
 from armature.spec import RobotSpec
-from armature.types import ActionChunk, Observation
+from armature.types import ActionChunk, GateState, Observation
 from sim.defaults import limits_for
 from sim.environment import make_env
 from sim.rollout import Needs, SimEpisode
@@ -51,8 +51,15 @@ class Outcome:
     executed: NDArray[np.float64]
     """What was commanded in the end (D,)."""
     success: bool
+    is_latched: bool
+    """The gate has stopped the arm for good: nobody is there to arm it anew."""
     is_done: bool
     then: Moment
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether nothing can follow, of any value; what a time limit ends would go on."""
+        return self.success or self.is_latched
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,9 @@ class CorrectedWorld:
         """Let a period pass under the policy's action with the correction (D,) added, as far as the gate lets it."""
         episode = self._episode
         command = episode.step(residual=Correction(correction))
-        return Outcome(command.action, episode.success, episode.is_done, self._moment(episode))
+        is_latched = command.state is GateState.LATCHED
+        is_done = episode.is_done or is_latched
+        return Outcome(command.action, episode.success, is_latched, is_done, self._moment(episode))
 
     def close(self) -> None:
         """Release the simulator."""

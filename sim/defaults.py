@@ -18,7 +18,7 @@ PROFILE = "run"
 RESIDUAL_SHARE = 4.0
 """How far a correction may lead off a policy's action; 0.3 on real robots, where it bounds what a bad one does.
 
-Corrections are motions that add up over the 8 executed actions of a chunk (`policies.detour`), in a step 0.35 of what
+Corrections are motions that add up over the 8 executed actions of a chunk (`policies.detour`), in a step 0.12 of what
 the arm can move at most."""
 
 

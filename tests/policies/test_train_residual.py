@@ -22,14 +22,18 @@ from policies.presets.arm import STATE
 from policies.presets.catalog import PRESETS
 from policies.residual_folder import load_residual
 from policies.residual_learner import LearnerConfig
-from policies.residual_td3 import ResidualConfig
+from policies.residual_td3 import ResidualConfig, ResidualTd3
 from policies.residual_view import ResidualView
 from policies.train import train
 from policies.train_residual import ResidualTrainConfig, train_residual
 from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
+from policies.train_residual_robots import CorrectedRobots, Style
 from sim.collect import CollectConfig, collect
-from sim.defaults import limits_for
+from sim.corrected_world import PolicyNeeds
+from sim.defaults import default_scheduler, limits_for
+from sim.evaluate import world_for
 from sim.tasks import SimConfig, robot_spec
+from sim.world_processes import WorldProcesses
 
 LIFT = robot_spec(SimConfig("lift", cameras=False))
 
@@ -83,6 +87,25 @@ def test_it_learns_evaluates_and_keeps_the_actor(config):
     assert weights.residual(np.zeros(weights.input_dim - 8, np.float32), np.zeros(8, np.float32)).any()
     lines = [json.loads(line) for line in (config.out / "curve.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [each.step for each in curve]
+
+
+def test_nothing_follows_a_gate_that_has_latched(config):
+    limits = limits_for(LIFT.action)
+    limits = replace(limits, watch=replace(limits.watch, tracking_hold=1e-4, tracking_latch=2e-4))
+    base, shown = load_policy(config.base), open_demonstrations(config.dataset, LIFT, "lift")
+    view = ResidualView(LIFT, limits, statistics_of(shown, LIFT))
+    td3 = ResidualTd3(config.learner.td3, view.observation_dim, view.action_dim)
+    needs, world = PolicyNeeds(base.spec, base.obs_steps, base.policy_id), world_for(base.spec, "lift", 30)
+    found = []
+    with WorldProcesses(1, 1, world, needs, default_scheduler(), limits) as worlds:
+        robots = CorrectedRobots(worlds, range(1), base, view, td3, iter([(3, Style(0.0))]))
+        while robots.is_running:
+            robots.send()
+            found += robots.receive()
+    *before, last = found
+    assert len(before) < 29
+    assert not any(each.is_last for each in before)
+    assert (last.success, last.terminated, last.cut) == (False, True, False)
 
 
 def test_what_was_learned_is_gone_on_from_with_the_demonstrations(config):

@@ -56,6 +56,17 @@ def test_without_corrections_it_is_the_rollout(expert):
     env.close()
 
 
+def test_a_gate_that_latches_ends_the_episode(expert):
+    limits = limits_for(robot_spec(LIFT).action)
+    limits = replace(limits, watch=replace(limits.watch, tracking_hold=1e-4, tracking_latch=2e-4))
+    world = CorrectedWorld(LIFT, needs_of(expert), default_scheduler(), limits)
+    *before, last = run(world, expert, 3, np.zeros(8))
+    assert len(before) < 29
+    assert not any(each.is_latched or each.is_final for each in before)
+    assert (last.is_latched, last.is_final, last.success) == (True, True, False)
+    world.close()
+
+
 def test_a_correction_acts_as_far_as_the_gate_lets_it(expert):
     limits = limits_for(robot_spec(LIFT).action)
     limits = replace(limits, request=replace(limits.request, residual_share=1.0))
