@@ -80,7 +80,7 @@ def config(demonstrations, base, tmp_path) -> ResidualTrainConfig:
 
 def test_it_learns_from_cameras_and_keeps_actor_and_encoder(config):
     curve = train_residual(config)
-    assert [each.share for each in curve] == [0.0, 0.2]
+    assert [each.share for each in curve] == [0.0, 0.5]
     assert curve[-1].step >= 10
     for name in ("actor", "best"):
         kept = load_residual(config.out / name)
