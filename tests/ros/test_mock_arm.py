@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from control_lab import SPEC, START, Lab
+from diagnostic_msgs.msg import DiagnosticArray
 from trajectory_msgs.msg import JointTrajectory
 
 from armature_ros.conversions import action_to_msg
@@ -37,11 +37,18 @@ def test_a_command_of_long_ago_is_refused_and_one_of_now_or_without_a_stamp_is_f
         commands.publish(action_to_msg(target, SPEC.labels, stamp_ns, PERIOD_NS))
         return target
 
+    refused: list[str] = []
+
+    def on_diagnostics(message: DiagnosticArray) -> None:
+        values = [value for status in message.status for value in status.values]
+        refused.extend(value.value for value in values if value.key == "refused")
+
+    lab.node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
     now_ns = lab.node.get_clock().now().nanoseconds
     then = tell(0.1, now_ns)
     lab.wait(lambda: np.allclose(lab.position, then), "where it was told to be")
     tell(0.2, now_ns - 10_000_000_000)
-    time.sleep(0.5)
+    lab.wait(lambda: "1" in refused, "a refusal")
     assert np.allclose(lab.position, then)
     then = tell(0.3, 0)
     lab.wait(lambda: np.allclose(lab.position, then), "where it was told to be, without a stamp")
