@@ -1,6 +1,6 @@
 """Does a weak policy get better by a residual, how soon, and is it ever worse than it was?
 
-A weak base (a diffusion policy or another that has learned from too few demonstrations, or for too short) is corrected
+A weak base (H-RDT or another policy that has learned from too few demonstrations, or for too short) is corrected
 by `armature train-residual` from sparse success and 200 scripted demonstrations. Beside it learn, with as many steps,
 the same learner without a base (RLPD-style TD3) and DSRL on the same base. Every curve is of the same 50 starts, which
 are never learned from; what did best on them is judged on 100 others at last.
@@ -46,7 +46,7 @@ SUCCESS_MIN = {"lift": 0.95, "can": 0.95, "square": 0.90}
 PAPER_STEPS = {"can": 60_000, "square": 150_000}
 """Environment steps to 90 % as published, with the 10,000 before learning begins (Ankile et al. 2025, fig. 5)."""
 DIP_MAX = 0.10
-STEPS = {"lift": 30_000, "can": 40_000, "square": 150_000}
+STEPS = {"lift": 20_000, "can": 40_000, "square": 60_000}
 DEMONSTRATIONS = 200
 
 
@@ -69,14 +69,14 @@ class Weak:
 
 
 BASES = {
-    "lift": Weak("diffusion", 10, 3000, "mlp"),
+    "lift": Weak("hrdt", DEMONSTRATIONS, 600),
     "can": Weak("hrdt", DEMONSTRATIONS, 3000),
-    "square": Weak("diffusion", DEMONSTRATIONS, 8000),
+    "square": Weak("hrdt", DEMONSTRATIONS, 8000),
 }
 METHODS = ("residual", "rlpd", "dsrl")
 SEEDS = {"lift": (0, 1, 2), "can": (0, 1, 2), "square": (0,)}
 LEARNER = LearnerConfig()
-EVALUATE_EVERY = {"lift": 3000, "can": 5000, "square": 10_000}
+EVALUATE_EVERY = {"lift": 2500, "can": 5000, "square": 10_000}
 DISCOUNTS = {"lift": 0.99, "can": 0.995, "square": 0.995}
 """An attempt takes up to 200 steps, or 400."""
 FIRST_JUDGED_SEED, JUDGED = 3000, 100
@@ -94,7 +94,7 @@ class ResidualArguments(Arguments):
     seeds: tuple[int, ...] | None = None
     """Of the residual's trainings; unset: 0 1 2 for Lift and Can, 0 for Square."""
     base: tuple[str, int, int] | None = None
-    """Family of the base, its demonstrations and training steps, such as `hrdt 200 3000`; unset: a diffusion policy."""
+    """Family of the base, its demonstrations and training steps, such as `diffusion 200 800`; unset: H-RDT."""
     out: Path = ROOT / "runs" / "residual"
     """Folder of demonstrations, bases and trainings."""
     processes: int = 1
