@@ -47,7 +47,7 @@ from policies.durable_learner import DurableLearner
 from policies.replay import Layout, NStep, Step
 from policies.residual_folder import load_residual
 from policies.step_link import Block, StepReceiver
-from policies.step_log import CUT, TERMINATED, LogHead, StepLog
+from policies.step_log import CUT, LATCHED, TERMINATED, LogHead, StepLog
 from policies.train_residual import ResidualTrainConfig, train_residual
 from sim.intervals import mean_interval
 
@@ -221,7 +221,7 @@ def rows_of(log: StepLog) -> NDArray[np.float32]:
         flags = int(record["flags"])
         step = Step(record["observation"], record["base"], record["action"], float(record["reward"]))
         rows += nstep.add(step, record["next_observation"], record["next_base"],
-                          terminated=bool(flags & TERMINATED), cut=bool(flags & CUT))  # fmt: skip
+                          terminated=bool(flags & (TERMINATED | LATCHED)), cut=bool(flags & CUT))  # fmt: skip
     return np.stack(rows)
 
 

@@ -27,7 +27,7 @@ from policies.residual_guard import Verdict
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
 from policies.residual_view import observation_dim
-from policies.step_log import CONTROL, CUT, ENDED, EXPLORING, HELPED, HUMAN, TERMINATED, LogHead, Records
+from policies.step_log import CONTROL, CUT, ENDED, EXPLORING, HELPED, HUMAN, LATCHED, TERMINATED, LogHead, Records
 from policies.tensor_folder import TensorFolder
 
 REPLAY, HUMAN_REPLAY, NETWORKS, DEMONSTRATIONS = "replay", "human", "networks", "demonstrations"
@@ -114,7 +114,7 @@ class DurableLearner:
                 step,
                 record["next_observation"],
                 record["next_base"],
-                terminated=bool(flags & (TERMINATED | SCORED)),
+                terminated=bool(flags & (TERMINATED | LATCHED | SCORED)),
                 cut=bool(flags & CUT),
             )
             waiting.append(bool(flags & HUMAN))

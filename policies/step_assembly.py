@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from armature.errors import InvalidValue
 from policies.action_frame import ActionFrame
-from policies.step_log import CORRECTED, CUT, ENDED, FIRST, HELPED, HUMAN, TERMINATED, Vector
+from policies.step_log import CORRECTED, CUT, ENDED, FIRST, HELPED, HUMAN, LATCHED, TERMINATED, Vector
 
 GAP_PERIODS = 1.5
 """Base actions further apart than so many periods are not of consecutive steps."""
@@ -38,6 +38,7 @@ class Step:
     """On the steady clock."""
     flags: int = 0
     action: Vector | None = None
+    is_latched: bool = False
     rewards: list[float] = field(default_factory=list[float])
     void: str = ""
     """Why nothing can be learned of it."""
@@ -104,14 +105,22 @@ class StepAssembly:
         self._advance(step.begun_s)
 
     def executed(
-        self, stamp_ns: int, action: NDArray[np.float64], now_s: float, *, is_corrected: bool, is_human: bool = False
+        self,
+        stamp_ns: int,
+        action: NDArray[np.float64],
+        now_s: float,
+        *,
+        is_corrected: bool,
+        is_human: bool = False,
+        is_latched: bool = False,
     ) -> None:
-        """Take what became of a base action, (D,) in physical units, and who had a part in it."""
+        """Take what became of a base action, (D,) in physical units, who had a part in it, and if the gate latched."""
         self._is_helped = self._is_helped or is_human
         for step in self._steps:
             if step.stamp_ns == stamp_ns:
                 step.action = self._frame.encode(action, step.measured)
                 step.flags |= (CORRECTED if is_corrected else 0) | (HUMAN if is_human else 0)
+                step.is_latched = is_latched
                 if not np.isfinite(step.action).all():
                     step.void = "executed action is not finite"
         self._advance(now_s)
@@ -188,15 +197,16 @@ class StepAssembly:
         self._hold(step, sum(step.rewards), following.observation, following.base, 0)
 
     def _make_last(self, step: Step) -> None:
-        """Nothing was seen after the last step: where the task has not ended, its value cannot be estimated."""
+        """Nothing was seen after the last step: where something could have followed, its value cannot be estimated."""
         if step.void:
             self._drop(step, step.void)
             return
-        if not self._success:
+        if not self._success and not step.is_latched:
             self.dropped["last of its episode"] += 1
             return
-        reward = sum(step.rewards) if self._is_rewarded else 1.0
-        self._hold(step, reward, step.observation, step.base, TERMINATED | ENDED)
+        reward = sum(step.rewards) if self._is_rewarded else float(self._success)
+        ending = TERMINATED if self._success else LATCHED | CUT
+        self._hold(step, reward, step.observation, step.base, ending | ENDED)
         self._flush(0)
 
     def _drop(self, step: Step, why: str) -> None:

@@ -28,9 +28,11 @@ FORMAT = "armature residual steps 2"
 HEAD_MAX_BYTES = 65_536
 
 FIRST, TERMINATED, CUT, EXPLORING, CONTROL, CORRECTED, ENDED, HUMAN, HELPED = 1, 2, 4, 8, 16, 32, 64, 128, 256
+LATCHED = 512
 """Bits of `flags`: first of its episode; the task ended with it; broken off after it; with noise; by the base alone, to
 compare; its own correction acted; its episode came to its end, with the task done where TERMINATED is there too; a
-person had weight in its action; beside ENDED, that they had in some action of the episode, whose outcome is theirs too.
+person had weight in its action; beside ENDED, that they had in some action of the episode, whose outcome is theirs too;
+beside CUT and ENDED, that the gate latched in it: of the failed episode nothing of any value could follow.
 A record before a FIRST that says neither end is CUT: its writer was killed."""
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from residual_arm import residual
 
 from armature.errors import CheckpointError, ConfigError
 from policies.durable_learner import DurableLearner
 from policies.residual_folder import load_residual, save_residual
-from policies.step_log import CONTROL, CUT, ENDED, EXPLORING, FIRST, HELPED, HUMAN, TERMINATED
+from policies.step_log import CONTROL, CUT, ENDED, EXPLORING, FIRST, HELPED, HUMAN, LATCHED, TERMINATED
 
 CONFIG = {"td3": {"hidden": [8, 8], "critics": 2}, "warmup_steps": 8, "critic_warmup_updates": 4, "batch_size": 8,
           "capacity": 100}  # fmt: skip
@@ -103,6 +104,15 @@ def test_the_guard_counts_episodes_that_came_to_their_end_and_no_others(folder):
     assert list(guard._recent) == [True]
     learner.flush()
     assert DurableLearner.open(folder).learner.guard.state() == guard.state()
+
+
+@pytest.mark.parametrize(("flags", "factor"), [(CUT | ENDED, 0.9), (LATCHED | CUT | ENDED, 0.0), (TERMINATED, 0.0)])
+def test_nothing_of_value_follows_a_latched_gate_as_it_does_a_time_limit(folder, flags, factor):
+    learner = DurableLearner.open(folder)
+    learner.take("log", records(learner, FIRST, 0, flags))
+    assert learner.rows == 3
+    last = learner._replay.layout.split(torch.from_numpy(learner._replay._rows[2:3].copy()))
+    assert last.discount.tolist() == pytest.approx([factor])
 
 
 HELPED_EPISODE = (FIRST, HUMAN, HUMAN, 0, TERMINATED | ENDED | HELPED)

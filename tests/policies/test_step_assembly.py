@@ -13,7 +13,7 @@ from residual_arm import LIMITS, SPEC
 from armature.errors import InvalidValue
 from policies.action_frame import ActionFrame
 from policies.step_assembly import Step, StepAssembly
-from policies.step_log import CONTROL, CORRECTED, CUT, ENDED, FIRST, HELPED, HUMAN, TERMINATED
+from policies.step_log import CONTROL, CORRECTED, CUT, ENDED, FIRST, HELPED, HUMAN, LATCHED, TERMINATED
 
 PERIOD_NS = 100_000_000
 FRAME = ActionFrame(SPEC.action, LIMITS)
@@ -33,8 +33,9 @@ class Bench:
         seen = np.full(6, k if observation is None else observation, np.float32)
         self.assembly.begin_step(Step(k * PERIOD_NS, seen, seen[:3] + 0.5, HERE, now_s))
 
-    def executed(self, k: int, now_s: float = 0.0, *, is_corrected: bool = True) -> None:
-        self.assembly.executed(k * PERIOD_NS, HERE + np.array([0.1, 0.0, 0.0]), now_s, is_corrected=is_corrected)
+    def executed(self, k: int, now_s: float = 0.0, *, is_corrected: bool = True, is_latched: bool = False) -> None:
+        action, whose = HERE + np.array([0.1, 0.0, 0.0]), {"is_corrected": is_corrected, "is_latched": is_latched}
+        self.assembly.executed(k * PERIOD_NS, action, now_s, **whose)
 
     def reward(self, k: float, value: float = 0.0, now_s: float = 0.0) -> None:
         self.assembly.reward(round(k * PERIOD_NS), value, now_s)
@@ -75,6 +76,22 @@ def test_a_failure_is_no_end_of_the_task_its_last_step_whose_end_nobody_saw_is_l
     bench.end(3, success=False)
     assert (bench.steps, bench.flags) == ([0, 1, 2], [FIRST, 0, CUT | ENDED])
     assert bench.assembly.dropped == {"last of its episode": 1}
+
+
+@pytest.mark.parametrize(("is_rewarded", "success"), [(True, False), (True, True), (False, False), (False, True)])
+def test_an_episode_that_ends_with_a_latched_gate_ends_the_task_well_or_not(is_rewarded, success):
+    bench = Bench(is_rewarded=is_rewarded)
+    bench.run(0, 1)
+    bench.step(2)
+    bench.executed(2, is_corrected=False, is_latched=True)
+    bench.reward(2, 0.0)
+    # The arm stands for the rest of the episode, without base actions.
+    bench.reward(3, 0.0)
+    bench.end(9, success=success)
+    ending = TERMINATED if success else LATCHED | CUT
+    assert (bench.steps, bench.flags) == ([0, 1, 2], [FIRST, 0, ending | ENDED])
+    assert [record["reward"] for record in bench.records] == [0.0, 0.0, float(success and not is_rewarded)]
+    assert not bench.assembly.dropped
 
 
 def test_a_success_is_the_end_of_the_task_whenever_its_reward_comes():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from residual_lab import BASE_ID, Watch, nodes_of, view_and_normalizer, write_residual
 from std_srvs.srv import SetBool
 
+from armature.control.limits import ROBOTS
 from armature.errors import ConfigError
 from armature.spec import JOINT_POSITION
 from armature_ros.control_config import ControlNodeConfig
@@ -18,14 +21,21 @@ from armature_ros.residual_node import LOG_NAME
 from armature_ros.up import RunningGraph
 from policies.checkpoint import load_policy
 from policies.residual_folder import load_residual
-from policies.step_log import CORRECTED, CUT, ENDED, FIRST, LogHead, StepLog
+from policies.step_log import CORRECTED, CUT, ENDED, FIRST, LATCHED, LogHead, StepLog
 from sim.environment import make_env
-from sim.tasks import SimConfig
+from sim.tasks import SimConfig, robot_spec
 
 pytestmark = pytest.mark.ros
 
 STEPS = 12
 NO_CONTROL = ("residual_node.control_every=0",)
+ANYWHERE = (
+    "control_node.tcp.box_low_m=[-9.0,-9.0,-9.0]",
+    "control_node.tcp.box_high_m=[9.0,9.0,9.0]",
+    "control_node.tcp.wall_deceleration_m_s2=0.5",
+    "control_node.tcp.condition_slow=1000.0",
+    "control_node.tcp.condition_stop=2000.0",
+)
 
 
 def read_log(residual: Path) -> np.ndarray:
@@ -37,6 +47,33 @@ def read_log(residual: Path) -> np.ndarray:
     records = log.read(0, len(log)).copy()
     log.close()
     return records
+
+
+def test_where_the_gate_latches_the_episode_ends_as_a_failure_after_which_nothing_follows(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    residual = write_residual(tmp_path / "residual")
+    spec, limits = tmp_path / "robot.json", tmp_path / "watchful.yaml"
+    spec.write_text(json.dumps(robot_spec(SimConfig(cameras=False)).to_json()))
+    robot = yaml.safe_load((ROBOTS / "fer.yaml").read_text())
+    robot["watch"] |= {"state_hold_s": 0.15, "state_latch_s": 0.75, "tracking_hold": 0.015, "tracking_latch": 0.02}
+    limits.write_text(yaml.safe_dump(robot))
+    files = f"control_node.robot.spec_file={spec}", f"control_node.robot.limits_file={limits}"
+    nodes = nodes_of(residual, horizon_steps=STEPS, overrides=(*NO_CONTROL, *files, *ANYWHERE))
+    with RunningGraph(nodes, environment) as graph, EpisodeDriver(records=False, check=graph.check) as driver:
+        watch = Watch(driver)
+        watch.wait(lambda: watch.status, "residual node")
+        result = driver.run_episode().result
+        watch.wait(lambda: watch.status["records"] == len(watch.base), "a record of every step")
+        state = watch.control["state"]
+    assert (result["success"], state) == (False, "latched")
+    stamps = sorted(watch.base)
+    assert 2 < len(stamps) < result["steps"]
+    assert [watch.corrected[stamp][1] for stamp in stamps] == ["residual-v0"] * (len(stamps) - 1) + ["latched"]
+    records = read_log(residual)
+    assert records["stamp_ns"].tolist() == stamps
+    assert int(records["flags"][-1]) == LATCHED | CUT | ENDED
+    assert not any(int(flags) & (LATCHED | CUT) for flags in records["flags"][:-1])
 
 
 def test_a_correction_acts_exactly_at_its_tick_and_every_step_is_logged(

@@ -20,7 +20,7 @@ from armature.control.chunk_scheduler import ScheduledAction
 from armature.control.residual import Corrected, Correction, NewestCorrection
 from armature.errors import InvalidValue
 from armature.spec import ActionSpec
-from armature.types import Command
+from armature.types import Command, GateState
 from armature_ros.conversions import action_from_msg, action_to_msg, ns_from_time
 from armature_ros.diagnostics import StreamMonitor
 from armature_ros.qos import latched_qos, reliable_qos
@@ -28,6 +28,8 @@ from armature_ros.qos import latched_qos, reliable_qos
 TOPIC = "residual/correction"
 HUMAN = "human"
 """Whose a corrected action is in which a person had any weight."""
+LATCHED = "latched"
+"""Whose it is where the gate latched: neither the policy's nor the residual's."""
 AGE_MAX_PERIODS = 1.5
 RECORDED_DEPTH = 100
 
@@ -132,7 +134,8 @@ class ControlCorrections:
         step.is_driven = step.is_driven or human > 0.0
         correction = corrected.correction
         if correction is not None and correction.stamp_ns == step.stamp_ns:
-            self._publish(step, step.executed, correction.source)
+            is_latched = command.state is GateState.LATCHED
+            self._publish(step, step.executed, LATCHED if is_latched else correction.source)
 
     def _close(self) -> None:
         """End the step: what passed without its correction is told now."""

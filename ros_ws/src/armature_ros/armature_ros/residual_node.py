@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.residual import Correction
 from armature.errors import InvalidValue
-from armature_ros.control_corrections import HUMAN, BaseAction, base_action_from_msg, correction_to_msg
+from armature_ros.control_corrections import HUMAN, LATCHED, BaseAction, base_action_from_msg, correction_to_msg
 from armature_ros.conversions import EPISODE_LABEL, Episode, action_from_msg, ns_from_time, positions_from_joint_state
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.heartbeat import Heartbeat
@@ -240,10 +240,11 @@ class ResidualNode(Node):
             self._inputs.refuse("control/corrected", error)
             return
         source, stamp_ns = message.header.frame_id, ns_from_time(message.header.stamp)
-        whose = {"is_corrected": source not in ("", HUMAN), "is_human": source == HUMAN}
+        whose = {name: source == word for name, word in (("is_human", HUMAN), ("is_latched", LATCHED))}
         if source == HUMAN and self._answered is not None and self._answered.stamp_ns == stamp_ns:
             self._detour.went(stamp_ns, action - self._answered.value)
-        self._assembly.executed(stamp_ns, action, time.monotonic(), **whose)
+        is_corrected = source not in ("", HUMAN, LATCHED)
+        self._assembly.executed(stamp_ns, action, time.monotonic(), is_corrected=is_corrected, **whose)
 
     def _on_reward(self, message: JointState) -> None:
         try:
