@@ -31,7 +31,7 @@ import tyro
 from harness import ROOT, Arguments, Criterion, at_least, below, exactly, main
 from judged import successes
 from numpy.typing import NDArray
-from residual import LEARNER, weak_base
+from residual import CASES, weak_base
 from rich.console import Console
 from trajectory_msgs.msg import JointTrajectory
 
@@ -53,7 +53,8 @@ from sim.intervals import mean_interval
 
 VICTIMS = ("learner_node", "residual_node")
 FIRST_TEST_SEED = 1000
-ONE_ROBOT = replace(LEARNER, updates_per_step=1.0)
+LIFT = CASES["lift"]
+ONE_ROBOT = replace(LIFT.learner, updates_per_step=1.0)
 """One robot and its learner share two cores."""
 QUICK_ROBOT = replace(ONE_ROBOT, warmup_steps=1000, critic_warmup_updates=2000)
 QUICK_MINUTES, QUICK_EPISODES = 1.0, 8
@@ -121,7 +122,7 @@ def judged(base: ChunkPolicy, residual: Path, seeds: range) -> tuple[NDArray[np.
 
 def _begun(root: Path, quick: bool) -> tuple[Path, Path]:
     """Return the weak policy, and the folder of a residual that corrects nothing yet."""
-    demonstrations, base = weak_base(root, "lift", quick=quick)
+    demonstrations, base = weak_base(root, LIFT, quick=quick)
     out = root / "lift" / "robot"
     shutil.rmtree(out, ignore_errors=True)
     config = ResidualTrainConfig(base=base, task="lift", dataset=demonstrations, out=out, steps=0,
