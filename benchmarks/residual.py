@@ -258,15 +258,17 @@ def _criteria(curves: list[Curve]) -> list[Criterion]:
 
 def _table(curves: list[Curve]) -> Table:
     table = Table(title="Success of 50 starts while learning", title_justify="left")
-    for heading in ("case", "method", "seed", "base", "lowest", "last", "95 % interval", "steps to 90 %", "judged"):
+    for heading in ("case", "method", "seed", "base", "lowest", "last, 95 %", "to 90 %", "judged"):
         table.add_column(heading, justify="left" if heading in ("case", "method") else "right")
     for curve in curves:
         last = curve.points[-1]
-        interval, steps = f"{last['low']:.2f} to {last['high']:.2f}", curve.steps_to(0.9)
-        rates = (f"{rate:.2f}" for rate in (curve.rates[0], min(curve.rates), curve.rates[-1]))
+        steps = curve.steps_to(0.9)
+        base, lowest, newest = (f"{rate:.2f}" for rate in (curve.rates[0], min(curve.rates), curve.rates[-1]))
+        newest += f"\n{last['low']:.2f} to {last['high']:.2f}"
         shown = "never" if np.isnan(steps) else f"{steps:,.0f}"
-        judged = "{} → {} of {}".format(*curve.judged) if curve.judged else ""
-        table.add_row(curve.case, curve.method, str(curve.seed), *rates, interval, shown, judged)
+        judged = "{} → {}\nof {}".format(*curve.judged) if curve.judged else ""
+        name = curve.case.replace("_", "\n")
+        table.add_row(name, curve.method, str(curve.seed), base, lowest, newest, shown, judged)
     return table
 
 
