@@ -48,7 +48,7 @@ PAPER_STEPS = {"can": 60_000, "square": 150_000}
 DIP_MAX = 0.10
 DEMONSTRATIONS = 200
 LEARNER = LearnerConfig()
-SLOW = replace(LEARNER, td3=replace(LEARNER.td3, scale=0.0875, actor_lr=1e-5, polyak=0.01), guard=GuardConfig(0.4))
+SLOW = replace(LEARNER, td3=replace(LEARNER.td3, scale=0.04, actor_lr=1e-5, polyak=0.01))
 """For a base that asks for something else with every noise: an actor that follows faster follows errors of critics."""
 
 
@@ -88,7 +88,7 @@ CASES = {
     "lift_diffusion": Case("lift", Weak("diffusion", 10, 3000, "mlp"), 50_000, 2500, learner=SLOW),
     # An attempt takes up to 400 steps instead of 200.
     "can": Case("can", Weak("hrdt", DEMONSTRATIONS, 3000), 40_000, 5000, discount=0.995),
-    "square": Case("square", Weak("hrdt", DEMONSTRATIONS, 8000), 60_000, 10_000, discount=0.995, seeds=(0,)),
+    "square": Case("square", Weak("hrdt", DEMONSTRATIONS, 8000), 150_000, 10_000, discount=0.995, seeds=(0,)),
 }
 METHODS = ("residual", "rlpd", "dsrl")
 FIRST_JUDGED_SEED, JUDGED = 3000, 100
