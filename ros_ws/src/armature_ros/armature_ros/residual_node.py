@@ -240,11 +240,11 @@ class ResidualNode(Node):
             self._inputs.refuse("control/corrected", error)
             return
         source, stamp_ns = message.header.frame_id, ns_from_time(message.header.stamp)
-        whose = {name: source == word for name, word in (("is_human", HUMAN), ("is_latched", LATCHED))}
-        if source == HUMAN and self._answered is not None and self._answered.stamp_ns == stamp_ns:
+        is_human, is_latched = source == HUMAN, source == LATCHED
+        if is_human and self._answered is not None and self._answered.stamp_ns == stamp_ns:
             self._detour.went(stamp_ns, action - self._answered.value)
-        is_corrected = source not in ("", HUMAN, LATCHED)
-        self._assembly.executed(stamp_ns, action, time.monotonic(), is_corrected=is_corrected, **whose)
+        whose = {"is_corrected": bool(source) and not (is_human or is_latched), "is_human": is_human}
+        self._assembly.executed(stamp_ns, action, time.monotonic(), **whose, is_latched=is_latched)
 
     def _on_reward(self, message: JointState) -> None:
         try:
