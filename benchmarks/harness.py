@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,10 +101,19 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": processor(),
         "cores": os.cpu_count(),
+        "gpu": gpu(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def gpu() -> str | None:
+    """Return the names of the GPUs, as their driver tells them; None without one."""
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return None
+    told = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
+    return ", ".join(told.stdout.split("\n")[:-1]) or None
 
 
 def _table(name: str, criteria: list[Criterion]) -> Table:

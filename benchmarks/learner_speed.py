@@ -2,6 +2,7 @@
 
 - Critics: an update of ten critics (batch 256, two layers of 256) with all that belongs to it, in turn with the same
   update written as a loop over ten networks, and with nothing but the matrix products that an update cannot do without.
+- The same on a GPU, where torch sees one: there an update is a CUDA graph, and stands beside itself without one.
 - Arm: control periods of Lift by `sim/joint_servo.py`, in turn with robosuite's own `step`.
 
     python benchmarks/learner_speed.py [--quick] [--json FILE]
@@ -38,21 +39,48 @@ LOOP_MIN, LIMIT_MIN, STEP_MIN = 1.5, 0.9, 4.0
 
 def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Measure both."""
-    learner, batch = ResidualTd3(ResidualConfig(hidden=(256, 256)), OBSERVATION_DIM, ACTION_DIM), random_batch()
-    updates = {
-        "ensemble": lambda: learner.update_critics(batch),
-        "loop over networks": Loop(learner).updater(batch),
-        "matrix products alone": matrix_products(learner.config),
-    }
-    update_ms = in_turn(updates, ROUNDS_QUICK if quick else ROUNDS)
+    rounds = ROUNDS_QUICK if quick else ROUNDS
+    update_ms = in_turn(updates_on("cpu"), rounds)
+    gpu_ms = in_turn(updates_on("cuda"), rounds) if torch.cuda.is_available() else {}
     step_ms = arm_steps_ms(STEPS_QUICK if quick else STEPS)
-    show(update_ms | step_ms)
+    show(update_ms | {f"{name}, GPU": taken_ms for name, taken_ms in gpu_ms.items()} | step_ms)
     ours = update_ms["ensemble"]
+    on_gpu = [
+        at_least(f"critics on a GPU: against {name}", gpu_ms[name] / gpu_ms["ensemble"], "x", LOOP_MIN)
+        for name in ("loop over networks", "ensemble, no graph")
+        if gpu_ms
+    ]
     return [
+        *on_gpu,
         at_least("critics: against a loop", update_ms["loop over networks"] / ours, "x", LOOP_MIN),
         at_least("critics: share of the limit", update_ms["matrix products alone"] / ours, "", LIMIT_MIN),
         at_least("arm: against robosuite's step", step_ms["robosuite's step"] / step_ms["joint servo"], "x", STEP_MIN),
-    ], {"threads": torch.get_num_threads(), "median_ms": update_ms | step_ms}
+    ], {"threads": torch.get_num_threads(), "median_ms": update_ms | step_ms, "median_ms_on_gpu": gpu_ms}
+
+
+def updates_on(device: str) -> dict[str, Callable[[], Any]]:
+    """Return the ways to update, each done when it returns."""
+    learner = ResidualTd3(ResidualConfig(hidden=(256, 256)), OBSERVATION_DIM, ACTION_DIM, device=device)
+    batch = random_batch().to(device)
+    updates: dict[str, Callable[[], Any]] = {
+        "ensemble": lambda: learner.update_critics(batch),
+        "loop over networks": Loop(learner, device).updater(batch),
+        "matrix products alone": matrix_products(learner.config, device),
+    }
+    if device == "cpu":
+        return updates
+    eager = ResidualTd3(ResidualConfig(hidden=(256, 256)), OBSERVATION_DIM, ACTION_DIM, device=device)
+    inputs = [*batch.tensors, torch.tensor(1.0, device=device), *eager.draw(batch.next_base)]
+    updates["ensemble, no graph"] = lambda: eager.learn_critics(*inputs)
+    return {name: _waited_for(update) for name, update in updates.items()}
+
+
+def _waited_for(update: Callable[[], Any]) -> Callable[[], None]:
+    def whole() -> None:
+        update()
+        torch.cuda.synchronize()
+
+    return whole
 
 
 def random_batch() -> Batch:
@@ -66,10 +94,10 @@ def random_batch() -> Batch:
 class Loop:
     """The same update with a network per critic: same sizes, same losses, same optimiser, same Polyak step."""
 
-    def __init__(self, learner: ResidualTd3) -> None:
+    def __init__(self, learner: ResidualTd3, device: str) -> None:
         self._learner, self._config = learner, learner.config
         inputs, hidden = OBSERVATION_DIM + 2 * ACTION_DIM, learner.config.hidden
-        self.networks = [_network(inputs, hidden) for _ in range(learner.config.critics)]
+        self.networks = [_network(inputs, hidden).to(device) for _ in range(learner.config.critics)]
         self._targets = copy.deepcopy(self.networks)
         self._parameters = [p for network in self.networks for p in network.parameters()]
         self._target_parameters = [p for network in self._targets for p in network.parameters()]
@@ -110,13 +138,13 @@ def _network(inputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(inputs, 1))
 
 
-def matrix_products(config: ResidualConfig) -> Callable[[], None]:
+def matrix_products(config: ResidualConfig, device: str) -> Callable[[], None]:
     """Return the products of one update: two critics on what follows, all on what was done, and their gradients."""
     sizes = (OBSERVATION_DIM + 2 * ACTION_DIM, *config.hidden, 1)
     layers = list(pairwise(sizes))
-    weights = [torch.randn(config.critics, i, o) for i, o in layers]
-    inputs = [torch.randn(config.critics, BATCH, i) for i, _ in layers]
-    gradients = [torch.randn(config.critics, BATCH, o) for _, o in layers]
+    weights = [torch.randn(config.critics, i, o, device=device) for i, o in layers]
+    inputs = [torch.randn(config.critics, BATCH, i, device=device) for i, _ in layers]
+    gradients = [torch.randn(config.critics, BATCH, o, device=device) for _, o in layers]
     few = config.critics_of_target
 
     def once() -> None:

@@ -1,9 +1,10 @@
 """How long does a chunk take: eager, torch.compile, engine, and a DiffusionPolicy of lerobot of the same size?
 
-Untrained policies of each preset answer one observation at a time: seven joints, a gripper, two poses, no camera. One
-`infer` is measured, from arrays to the chunk of actions in physical units. All ways of a preset take turns, chunk by
-chunk, so that whatever else the machine does meets them alike. `paper` is measured on a GPU only. The engine is
-OpenVINO on a CPU and a CUDA graph on a GPU; each was compared with eager when it was loaded (1e-4 of normalised units).
+Untrained policies of each preset answer one observation at a time: seven joints, a gripper, two poses, no camera and
+no prompt, so that of `paper` what samples the chunk is measured, not its encoders of images and text. One `infer` is
+measured, from arrays to the chunk of actions in physical units. All ways of a preset take turns, chunk by chunk, so
+that whatever else the machine does meets them alike. `paper` is measured on a GPU only. The engine is OpenVINO on a CPU
+and a CUDA graph on a GPU; each was compared with eager when it was loaded (1e-4 of normalised units).
 
 lerobot is measured where ARMATURE_LEROBOT_PYTHON names a Python that has it, in a process of its own: the U-Net of
 its DiffusionPolicy with the sizes of our `diffusion`, DDIM with as many steps, from tensors to tensors.
@@ -46,6 +47,8 @@ from armature.testing import random_observation
 from policies.checkpoint import load_policy, save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.export import export_engine
+from policies.language import TextConfig
+from policies.nets.observation import VisionConfig
 from policies.presets.catalog import PRESETS
 from policies.registry import METHODS, family_of
 from policies.train_config import TrainConfig
@@ -64,6 +67,8 @@ class LatencyArguments(Arguments):
     """What to measure."""
 
     families: tuple[str, ...] = tuple(METHODS)
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    """Those of them that are there."""
     threads: int = 1
     """CPU threads of torch, OpenVINO and lerobot."""
     compiled: bool = True
@@ -74,7 +79,9 @@ def measure(arguments: LatencyArguments) -> tuple[list[Criterion], dict[str, Any
     """Time every preset on every device; criteria are about `small` on the CPU."""
     torch.set_num_threads(arguments.threads)
     latencies: dict[str, dict[str, Any]] = {}
-    skipped: list[str] = [] if torch.cuda.is_available() else ["GPU, and with it the presets `paper`: none here"]
+    skipped: list[str] = []
+    if "cuda" in arguments.devices and not torch.cuda.is_available():
+        skipped.append("GPU, and with it the presets `paper`: none here")
     for preset, device in planned(arguments):
         print(f"{preset} on {device} …", flush=True)
         with tempfile.TemporaryDirectory(prefix="latency-") as folder:
@@ -89,7 +96,12 @@ def planned(arguments: LatencyArguments) -> list[tuple[str, str]]:
     places = {"cpu": ("tiny",) if arguments.quick else ("tiny", "small")}
     if torch.cuda.is_available():
         places["cuda"] = ("small",) if arguments.quick else ("small", "paper")
-    return [(f"{f}_{size}", device) for device, sizes in places.items() for f in arguments.families for size in sizes]
+    return [
+        (f"{family}_{size}", device)
+        for device in arguments.devices
+        for family in arguments.families
+        for size in places.get(device, ())
+    ]
 
 
 def measure_preset(
@@ -97,6 +109,7 @@ def measure_preset(
 ) -> dict[str, Any]:
     """Return, for every way to compute the preset's chunk, p50 and p99 in milliseconds."""
     config = PRESETS[preset](Path(), Path())
+    config = replace(config, policy=replace(config.policy, vision=VisionConfig(), text=TextConfig()))
     path = save_checkpoint(folder / "checkpoint", untrained(config), {})
     answers: dict[str, Answer] = {"eager": answer_of(load_policy(path, device))}
     if hasattr(config.method, "cache_experts"):
@@ -110,7 +123,7 @@ def measure_preset(
         made_s["export"] = time.perf_counter() - begin_s
     for engine in ("auto", *(["compiled"] if arguments.compiled and not arguments.quick else [])):
         begin_s = time.perf_counter()
-        policy = load_policy(path, device, engine)
+        policy = load_policy(path, device, engine=engine)
         made_s[f"load {policy.engine.name}"] = time.perf_counter() - begin_s
         answers[policy.engine.name] = answer_of(policy)
     if preset.startswith("diffusion_"):

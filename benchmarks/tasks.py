@@ -55,6 +55,8 @@ class TasksArguments(Arguments):
     """Which to train, where that has not been done, and to evaluate; from pixels only diffusion and hrdt of them."""
     out: Path = ROOT / "runs" / "tasks"
     """Folder of the demonstrations and of the trainings."""
+    steps: int | None = None
+    """Of each training; unset: as many as the recipe has."""
     demonstrations: int = 200
     """Successful episodes of the expert per task."""
     threads: int = 2
@@ -108,6 +110,8 @@ def _config(task: str, family: str, arguments: TasksArguments, quick: bool) -> T
     if name not in PRESETS:
         raise ConfigError(unknown("recipe", name, PRESETS))
     config = PRESETS[name](demonstrations_of(root / f"{task}_demonstrations", task, count), out)
+    if arguments.steps is not None:
+        config = replace(config, steps=arguments.steps)
     return replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
 
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from armature.config import from_plain
 from armature.errors import CheckpointError
 from policies.actor_weights import ActorWeights
+from policies.device import require_device
 from policies.episode_scores import SCORED, EpisodeScores
 from policies.replay import Layout, NStep, Replay, Step
 from policies.residual_folder import ResidualFolder, load_residual
@@ -55,7 +56,8 @@ class DurableLearner:
         self._replay = Replay(self._layout, config.capacity, folder / REPLAY, self._task)
         self._human = Replay(self._layout, config.capacity, folder / HUMAN_REPLAY, self._task)
         """What of it a person did: those rows are in both."""
-        self._td3 = ResidualTd3(td3, seen, dim, seed, bound=np.array(residual.residual_max))
+        require_device(config.device)
+        self._td3 = ResidualTd3(td3, seen, dim, seed, np.array(residual.residual_max), config.device)
         self.learner = ResidualLearner(
             replace(config, td3=td3), self._td3, residual.base_id, self._replay, self._demonstrations(), self._human
         )

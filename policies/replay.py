@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,15 @@ class Batch:
     """By how much the value of what follows counts, (B,)."""
     next_observation: Tensor
     next_base: Tensor
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return all fields, in order."""
+        return [getattr(self, each.name) for each in fields(self)]
+
+    def to(self, device: str) -> Self:
+        """Return the same transitions on another device."""
+        return type(self)(*(tensor.to(device) for tensor in self.tensors))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class ResidualEncoder(nn.Module):
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights as they are now, to be saved."""
-        return {name: np.ascontiguousarray(t.detach().clone().numpy()) for name, t in self.state_dict().items()}
+        return {name: np.ascontiguousarray(t.detach().cpu().clone().numpy()) for name, t in self.state_dict().items()}
 
     @classmethod
     def of(cls, residual: ResidualFolder) -> ResidualEncoder:

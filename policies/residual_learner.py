@@ -22,6 +22,8 @@ from policies.residual_td3 import ResidualConfig, ResidualTd3
 class LearnerConfig(OnlineLearnerConfig):
     """How a residual is learned, and how it is looked for."""
 
+    device: str = "cpu"
+    """cpu, or cuda: where networks learn, and answer in simulation."""
     td3: ResidualConfig = field(default_factory=ResidualConfig)
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(share_first=0.5))
     batch_size: int = 128
@@ -82,12 +84,13 @@ class ResidualLearner(OnlineLearner):
 
     def _learn(self, *, with_actor: bool) -> dict[str, float]:
         (batch, shown), share = self._batch(), self.share
+        batch = batch.to(self.config.device)
         figures = self.td3.update_critics(batch, share)
         return figures | self.td3.update_actor(batch, share, shown) if with_actor else figures
 
     def weights(self) -> ActorWeights:
         """Return the actor as it is now, for the robot."""
-        state = {name: tensor.detach().clone().numpy() for name, tensor in self.td3.acting.state_dict().items()}
+        state = {name: tensor.detach().cpu().clone().numpy() for name, tensor in self.td3.acting.state_dict().items()}
         return ActorWeights(self.updates, self.share, self.noise_std, self.base_id, state)
 
     def state(self) -> dict[str, Any]:

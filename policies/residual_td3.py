@@ -17,6 +17,7 @@ demonstrated ones pull the actor; and what acts is an average of the actor's wei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,10 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from armature.errors import ConfigError
+from policies.nets.cuda_step import CudaStep
 from policies.nets.ensemble import EnsembleMlp
 from policies.nets.target_network import copy_weights, follow, frozen_copy
 from policies.replay import Batch
 
+CRITIC_FIGURES = ("critic_loss", "critic_norm", "value")
+ACTOR_FIGURES = ("actor_value", "actor_norm", "residual")
 RESIDUAL_OUTLIER = 5.0
 """A demonstrated action may be far from the base's: beyond so many times the reach it is just far."""
 
@@ -112,8 +116,12 @@ class ResidualTd3(nn.Module):
         action_dim: int,
         seed: int = 0,
         bound: NDArray[np.floating] | None = None,
+        device: str = "cpu",
     ) -> None:
-        """`bound` (D,) is how far residuals may lead in all, 1 of each element unless told otherwise."""
+        """`bound` (D,) is how far residuals may lead in all, 1 of each element unless told otherwise.
+
+        On a `device` that is a GPU, each kind of update becomes one CUDA graph; random numbers are the same everywhere.
+        """
         super().__init__()
         self.config = config
         largest = torch.ones(action_dim) if bound is None else torch.as_tensor(bound, dtype=torch.float32)
@@ -126,8 +134,11 @@ class ResidualTd3(nn.Module):
         self.target_actor, self.target_critics = (frozen_copy(network) for network in (self.actor, self.critics))
         # An actor swings from one step to the next: good ones were lost again within 5,000 steps of the robot.
         self.acting, self._good_actor = (frozen_copy(self.actor) for _ in range(2))
+        self.to(device)
         self.critic_optimizer = _adam(self.critics, config.critic_lr, config.weight_decay)
         self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
+        self._critics_step = CudaStep(self.learn_critics)
+        self._actor_steps: dict[int, CudaStep] = {}
 
     reach: Tensor
     keeps = True
@@ -146,21 +157,38 @@ class ResidualTd3(nn.Module):
 
         Where `batch.observation` requires it, it gets the gradient of the loss: an encoder learns from that.
         """
-        targets = self.targets(batch, share)
+        drawn = self.draw(batch.next_base)
+        # The gradient of what was seen has to be given back to whoever asked for it.
+        step = self.learn_critics if batch.observation.requires_grad else self._critics_step
+        figures = step(*batch.tensors, self._of(share), *drawn)
+        return dict(zip(CRITIC_FIGURES, figures.tolist(), strict=True))
+
+    def learn_critics(self, *inputs: Tensor) -> Tensor:
+        """Take a batch, the share and what was drawn; return the figures."""
+        *fields, share, noise, chosen = inputs
+        batch = Batch(*fields)
+        targets = self._targets(batch, share, noise, chosen)
         values = self.value(batch.observation, batch.base, batch.action)
         # Each critic by itself: the sum, so that the step of one does not depend on how many there are.
         loss = (values - targets).square().mean(dim=1).sum()
         leaves = [batch.observation] if batch.observation.requires_grad else []
         norm = self._step(self.critic_optimizer, self.critics, loss, *leaves)
         follow(self.target_critics, self.critics, self.config.polyak)
-        figures = {"critic_loss": loss / self.config.critics, "critic_norm": norm, "value": values.mean()}
-        return {name: float(figure.detach()) for name, figure in figures.items()}
+        return torch.stack([loss / self.config.critics, norm, values.mean()]).detach()
 
     def update_actor(self, batch: Batch, share: float = 1.0, shown: int = 0) -> dict[str, float]:
         """Take one step towards what all critics together value most, and towards what the first `shown` rows show.
 
         Returns figures for the log.
         """
+        step = self._actor_steps.setdefault(shown, CudaStep(partial(self._learn_actor, shown)))
+        figures = step(*batch.tensors, self._of(share))
+        return dict(zip(ACTOR_FIGURES, figures.tolist(), strict=True))
+
+    def _learn_actor(self, shown: int, *inputs: Tensor) -> Tensor:
+        """Take a batch and the share; return the figures."""
+        *fields, share = inputs
+        batch = Batch(*fields)
         residual = self.actor(batch.observation, batch.base)
         action = batch.base + self.reach * residual.clamp(-share, share)
         value = self.value(batch.observation, batch.base, action).mean()
@@ -172,8 +200,7 @@ class ResidualTd3(nn.Module):
         norm = self._step(self.actor_optimizer, self.actor, loss)
         follow(self.target_actor, self.actor, self.config.polyak)
         follow(self.acting, self.actor, 1.0 - self.config.actor_average)
-        figures = {"actor_value": value, "actor_norm": norm, "residual": size.sqrt()}
-        return {name: float(figure.detach()) for name, figure in figures.items()}
+        return torch.stack([value, norm, size.sqrt()]).detach()
 
     def keep_actor(self) -> None:
         """Remember what acts as one that did well."""
@@ -183,18 +210,30 @@ class ResidualTd3(nn.Module):
         """Return to the actor that did well: before any was remembered, to the one that corrects nothing."""
         for network in (self.actor, self.target_actor, self.acting):
             copy_weights(network, self._good_actor)
-        # Its moments point to where it has just come from.
-        self.actor_optimizer.state.clear()
+        # Its moments point to where it has just come from. They stay in their place: a recorded step writes to them.
+        for moments in self.actor_optimizer.state.values():
+            for tensor in moments.values():
+                tensor.zero_()
 
-    @torch.no_grad()
     def targets(self, batch: Batch, share: float = 1.0) -> Tensor:
         """Return what the critics are to expect, (B,): rewards of n steps, then the lower of some of the critics."""
+        return self._targets(batch, self._of(share), *self.draw(batch.next_base))
+
+    def draw(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw noise for residuals shaped as `like` (B, D), and which critics bound the targets (k,)."""
+        noise = torch.randn(like.shape, generator=self.generator)
+        chosen = torch.randperm(self.config.critics, generator=self.generator)[: self.config.critics_of_target]
+        return noise.to(like.device), chosen.to(like.device)
+
+    def _of(self, share: float) -> Tensor:
+        return torch.tensor(share, device=self.reach.device)
+
+    @torch.no_grad()
+    def _targets(self, batch: Batch, share: Tensor, noise: Tensor, chosen: Tensor) -> Tensor:
         config = self.config
         residual = self.target_actor(batch.next_observation, batch.next_base)
-        noise = torch.randn(residual.shape, generator=self.generator) * config.smoothing_std
-        noise = noise.clamp(-2 * config.smoothing_std, 2 * config.smoothing_std)
+        noise = (noise * config.smoothing_std).clamp(-2 * config.smoothing_std, 2 * config.smoothing_std)
         action = batch.next_base + self.reach * (residual + noise).clamp(-share, share)
-        chosen = torch.randperm(config.critics, generator=self.generator)[: config.critics_of_target]
         seen = self._seen(batch.next_observation, batch.next_base, action)
         lowest = self.target_critics(seen, chosen).amin(dim=0)
         return (batch.reward + batch.discount * lowest).clamp(config.value_min, config.value_max)
@@ -209,4 +248,6 @@ class ResidualTd3(nn.Module):
 
 
 def _adam(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    parameters = list(network.parameters())
+    on_gpu = parameters[0].is_cuda
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True, capturable=on_gpu)

@@ -29,6 +29,7 @@ from armature.errors import ConfigError, InvalidValue, unknown
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.dataset_torch import batch_indices
+from policies.device import require_device
 from policies.export import export_engine, require_exportable
 from policies.init_from import initialised, origin_of
 from policies.presets.catalog import PRESETS
@@ -106,8 +107,7 @@ def _check(config: TrainConfig) -> None:
     for name in ("steps", "batch_size", "accumulate_steps", "validate_every_steps", "save_every_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}, must be at least 1")
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device '{config.device}': torch sees no CUDA device here. Valid: cpu")
+    require_device(config.device)
     if config.cache is not None and config.windows != "mapped":
         raise ConfigError(f"cache is {config.cache}, but windows is '{config.windows}'; add --windows mapped")
     has_state = (config.out / "training_state").exists()

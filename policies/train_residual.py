@@ -19,6 +19,7 @@ from armature.normalizer import Normalizer
 from armature.spec import RobotSpec, require_compatible
 from policies.checkpoint import load_policy
 from policies.chunk_policy import ChunkPolicy
+from policies.device import require_device
 from policies.exploration import is_judged
 from policies.frame_replay import FrameReplay
 from policies.pixel_td3 import PixelTd3
@@ -82,6 +83,7 @@ def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
     """Learn; return the curve, whose first point is the base alone. Bad input is refused before the first step."""
     torch.set_num_threads(config.threads)
     require_new(config.out)
+    require_device(config.learner.device)
     base, world, limits = _start(config)
     robot = robot_spec(world)
     require_compatible(base.spec, robot, base.policy_id)
@@ -135,12 +137,13 @@ def _learned(config: ResidualTrainConfig, view: ResidualView) -> tuple[ResidualT
     """Return the networks to be learned, and where what happens is kept."""
     settings, sight = config.learner, config.sight
     dim = view.observation_dim + (sight.features if sight else 0)
-    td3 = ResidualTd3(settings.td3, dim, view.action_dim, config.seed, bound=view.frame.residual_max)
+    bound, device = view.frame.residual_max, settings.device
+    td3 = ResidualTd3(settings.td3, dim, view.action_dim, config.seed, bound, device)
     layout = Layout(view.observation_dim, view.action_dim)
     if sight is None:
         return td3, Replay(layout, settings.capacity)
     kept = FrameReplay(layout, settings.capacity, sight.frame_shape)
-    return PixelTd3(td3, ResidualEncoder(sight, config.seed)), kept
+    return PixelTd3(td3, ResidualEncoder(sight, config.seed).to(device)), kept
 
 
 def _keep(
@@ -159,7 +162,7 @@ def _keep(
 def _start(config: ResidualTrainConfig) -> tuple[ChunkPolicy | Standing, SimConfig, SafetyLimits]:
     """Return what the residual is added to, its world, and the limits of its robot."""
     if config.base is not None:
-        base = load_policy(config.base)
+        base = load_policy(config.base, config.learner.device)
         base.reset(0)
         world = _shown(world_for(base.spec, config.task, config.horizon_steps), config)
         return base, world, limits_for(robot_spec(world).action)

@@ -157,21 +157,24 @@ class CorrectedRobots:
     def _motions(self) -> NDArray[np.float64]:
         """Return how the residual moves the robots in this step (robots, D), in physical units."""
         base = torch.from_numpy(np.stack([robot.base for robot in self._robots]))
+        device = self._td3.reach.device
         with torch.no_grad():
-            residuals = self._td3.acting(self._seen(), base).double().numpy()
+            residuals = self._td3.acting(self._seen(), base.to(device)).double().cpu().numpy()
         for residual, robot in zip(residuals, self._robots, strict=True):
             np.clip(residual, -robot.style.share, robot.style.share, out=residual)
             residual += robot.style.noise_std * robot.noise.next()
-        reach = self._td3.reach.double().numpy() * self._view.frame.unit
+        reach = self._td3.reach.double().cpu().numpy() * self._view.frame.unit
         return residuals.clip(-1.0, 1.0) * reach
 
     def _seen(self) -> Tensor:
         """Return what actor and critics see of all robots."""
         vectors = [robot.observation[: self._view.observation_dim] for robot in self._robots]
-        seen = torch.from_numpy(np.stack(vectors))
+        device = self._td3.reach.device
+        seen = torch.from_numpy(np.stack(vectors)).to(device)
         if not isinstance(self._td3, PixelTd3):
             return seen
-        return self._td3.encoder(seen, torch.from_numpy(np.stack([robot.frame for robot in self._robots])))
+        frames = torch.from_numpy(np.stack([robot.frame for robot in self._robots]))
+        return self._td3.encoder(seen, frames.to(device))
 
     def _begin(self, worlds: list[int]) -> None:
         begun: list[tuple[int, int, Style]] = []
