@@ -69,6 +69,8 @@ class LatencyArguments(Arguments):
     families: tuple[str, ...] = tuple(METHODS)
     devices: tuple[str, ...] = ("cpu", "cuda")
     """Those of them that are there."""
+    sizes: tuple[str, ...] = ("tiny", "small", "paper")
+    """Those of them that are measured on a device."""
     threads: int = 1
     """CPU threads of torch, OpenVINO and lerobot."""
     compiled: bool = True
@@ -101,6 +103,7 @@ def planned(arguments: LatencyArguments) -> list[tuple[str, str]]:
         for device in arguments.devices
         for family in arguments.families
         for size in places.get(device, ())
+        if size in arguments.sizes
     ]
 
 
