@@ -1,7 +1,8 @@
 """How fast is learning by reinforcement on this machine: updates of the critics, and steps of the simulated arm?
 
-- Critics: an update of ten critics (batch 256, two layers of 256) with all that belongs to it, in turn with the same
-  update written as a loop over ten networks, and with nothing but the matrix products that an update cannot do without.
+- Critics: an update of ten critics (batch 256, two layers of 256) with all that belongs to it, as it is and compiled,
+  in turn with the same update written as a loop over ten networks, and with nothing but the matrix products that an
+  update cannot do without.
 - The same on a GPU, where torch sees one: there an update is a CUDA graph, and stands beside itself without one.
 - Arm: control periods of Lift by `sim/joint_servo.py`, in turn with robosuite's own `step`.
 
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     gpu_ms = in_turn(updates_on("cuda"), rounds) if torch.cuda.is_available() else {}
     step_ms = arm_steps_ms(STEPS_QUICK if quick else STEPS)
     show(update_ms | {f"{name}, GPU": taken_ms for name, taken_ms in gpu_ms.items()} | step_ms)
-    ours = update_ms["ensemble"]
+    ours = update_ms["ensemble, compiled"]
     on_gpu = [
         at_least(f"critics on a GPU: against {name}", gpu_ms[name] / gpu_ms["ensemble"], "x", LOOP_MIN)
         for name in ("loop over networks", "ensemble, no graph")
@@ -52,15 +54,16 @@ def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     ]
     return [
         *on_gpu,
-        at_least("critics: against a loop", update_ms["loop over networks"] / ours, "x", LOOP_MIN),
-        at_least("critics: share of the limit", update_ms["matrix products alone"] / ours, "", LIMIT_MIN),
+        at_least("critics, compiled: against a loop", update_ms["loop over networks"] / ours, "x", LOOP_MIN),
+        at_least("critics, compiled: share of the limit", update_ms["matrix products alone"] / ours, "", LIMIT_MIN),
         at_least("arm: against robosuite's step", step_ms["robosuite's step"] / step_ms["joint servo"], "x", STEP_MIN),
     ], {"threads": torch.get_num_threads(), "median_ms": update_ms | step_ms, "median_ms_on_gpu": gpu_ms}
 
 
 def updates_on(device: str) -> dict[str, Callable[[], Any]]:
     """Return the ways to update, each done when it returns."""
-    learner = ResidualTd3(ResidualConfig(hidden=(256, 256)), OBSERVATION_DIM, ACTION_DIM, device=device)
+    config = ResidualConfig(hidden=(256, 256))
+    learner = ResidualTd3(config, OBSERVATION_DIM, ACTION_DIM, device=device)
     batch = random_batch().to(device)
     updates: dict[str, Callable[[], Any]] = {
         "ensemble": lambda: learner.update_critics(batch),
@@ -68,8 +71,9 @@ def updates_on(device: str) -> dict[str, Callable[[], Any]]:
         "matrix products alone": matrix_products(learner.config, device),
     }
     if device == "cpu":
-        return updates
-    eager = ResidualTd3(ResidualConfig(hidden=(256, 256)), OBSERVATION_DIM, ACTION_DIM, device=device)
+        compiled = ResidualTd3(replace(config, compiled=True), OBSERVATION_DIM, ACTION_DIM)
+        return updates | {"ensemble, compiled": lambda: compiled.update_critics(batch)}
+    eager = ResidualTd3(config, OBSERVATION_DIM, ACTION_DIM, device=device)
     inputs = [*batch.tensors, torch.tensor(1.0, device=device), *eager.draw(batch.next_base)]
     updates["ensemble, no graph"] = lambda: eager.learn_critics(*inputs)
     return {name: _waited_for(update) for name, update in updates.items()}

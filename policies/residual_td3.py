@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from armature.errors import ConfigError
+from policies.device import require_compiler
 from policies.nets.cuda_step import CudaStep
 from policies.nets.ensemble import EnsembleMlp
 from policies.nets.target_network import copy_weights, follow, frozen_copy
@@ -44,6 +45,8 @@ class ResidualConfig:
     critics: int = 10
     critics_of_target: int = 2
     """So many, drawn anew for every update, of which the lowest is the target."""
+    compiled: bool = False
+    """On a CPU, compile the critics: needs a C++ compiler and half a minute, and pays for wide ones."""
     scale: float = 0.03
     """The largest residual of an element in one step, as a share of what the safety gate lets pass in all."""
     discount: float = 0.99
@@ -137,6 +140,10 @@ class ResidualTd3(nn.Module):
         self.to(device)
         self.critic_optimizer = _adam(self.critics, config.critic_lr, config.weight_decay)
         self.actor_optimizer = _adam(self.actor, config.actor_lr, config.weight_decay)
+        if config.compiled and not self.reach.is_cuda:
+            require_compiler()
+            for network in (self.critics, self.target_critics):
+                network.compile(dynamic=False)
         self._critics_step = CudaStep(self.learn_critics)
         self._actor_steps: dict[int, CudaStep] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -191,3 +192,24 @@ def test_a_base_that_always_misses_by_the_same_is_corrected():
             learner.update_critics(replay.sample(128, learner.generator))
             learner.update_actor(replay.sample(128, learner.generator))
     assert sum(run(0.0) for _ in range(50)) == 50
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="there is no C++ compiler here")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_critics_learn_what_critics_learn():
+    plain, compiled = (ResidualTd3(replace(SMALL, compiled=each), 3, 2) for each in (False, True))
+    for step in range(4):
+        batch = random_batch(seed=step)
+        expected, found = plain.update_critics(batch), compiled.update_critics(batch)
+        assert found == pytest.approx(expected, rel=1e-4)
+        assert compiled.update_actor(batch) == pytest.approx(plain.update_actor(batch), rel=1e-3, abs=1e-5)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"compiled: there is no C\+\+ compiler here"):
+        ResidualTd3(replace(SMALL, compiled=True), 3, 2)
