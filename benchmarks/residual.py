@@ -36,6 +36,7 @@ from policies.presets.catalog import PRESETS
 from policies.residual_folder import load_residual
 from policies.residual_guard import GuardConfig
 from policies.residual_learner import LearnerConfig
+from policies.train_config import MethodConfig
 from policies.train_dsrl import DsrlTrainConfig, train_dsrl
 from policies.train_residual import ResidualTrainConfig, train_residual
 
@@ -63,11 +64,22 @@ class Weak:
     """Of its training."""
     denoiser: str = ""
     """Of a diffusion policy, where it is not that of the recipe."""
+    sampling_steps: int | None = None
+    """Of a diffusion policy: so few that its chunks are poor; unset: those of the recipe."""
 
     @property
     def name(self) -> str:
         """Return the name of its folder."""
-        return "_".join(filter(None, (self.family, self.denoiser, f"{self.demonstrations}", f"{self.steps}")))
+        sampled = "" if self.sampling_steps is None else f"sampled_{self.sampling_steps}"
+        return "_".join(filter(None, (self.family, self.denoiser, f"{self.demonstrations}", f"{self.steps}", sampled)))
+
+    def of(self, method: MethodConfig) -> MethodConfig:
+        """Return a recipe's method as it is here."""
+        changes: dict[str, Any] = {"denoiser": self.denoiser} if self.denoiser else {}
+        if self.sampling_steps is not None:
+            # Evenly spaced down from pure noise, as few steps have to be.
+            changes |= {"sampling_steps": self.sampling_steps, "spacing": "trailing"}
+        return replace(method, **changes)
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,9 @@ CASES = {
     "lift_diffusion": Case("lift", Weak("diffusion", 10, 3000, "mlp"), 50_000, 2500, learner=SLOW),
     # An attempt takes up to 400 steps instead of 200.
     "can": Case("can", Weak("hrdt", DEMONSTRATIONS, 3000), 40_000, 5000, discount=0.995),
+    "can_diffusion": Case(
+        "can", Weak("diffusion", DEMONSTRATIONS, 13_500, sampling_steps=2), 40_000, 5000, discount=0.995
+    ),
     "square": Case("square", Weak("hrdt", DEMONSTRATIONS, 8000), 150_000, 10_000, discount=0.995, seeds=(0,)),
 }
 METHODS = ("residual", "rlpd", "dsrl")
@@ -101,7 +116,8 @@ class ResidualArguments(Arguments):
     """What can be asked of this benchmark."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    """A task over its base of H-RDT; lift_diffusion: over a diffusion policy of 10 demonstrations."""
+    """A task over its base of H-RDT; lift_diffusion: over a diffusion policy of 10 demonstrations; can_diffusion: over one
+    that takes 2 steps where its recipe takes 10."""
     methods: tuple[str, ...] = METHODS
     """residual; rlpd, without a base, and dsrl, both with one seed."""
     seeds: tuple[int, ...] | None = None
@@ -235,8 +251,11 @@ def weak_base(root: Path, case: Case, *, quick: bool = False) -> tuple[Path, Pat
     if weak.demonstrations < count:
         few = demonstrations_of(root / f"{task}_demonstrations_{weak.demonstrations}", task, weak.demonstrations)
     config = PRESETS[recipe](few, root / task / f"base_{weak.name}")
-    method = replace(config.method, denoiser=weak.denoiser) if weak.denoiser else config.method
-    return demonstrations, trained(replace(config, method=method, steps=weak.steps, threads=1, validation_fraction=0.0))
+    config = replace(config, method=weak.of(config.method), steps=weak.steps, threads=1)
+    if weak.sampling_steps is None:
+        # That of `benchmarks/tasks.py` is taken as it is trained there, but for its sampling.
+        config = replace(config, validation_fraction=0.0)
+    return demonstrations, trained(config)
 
 
 def _criteria(curves: list[Curve]) -> list[Criterion]:
