@@ -113,7 +113,7 @@ def gpu() -> str | None:
     if (tool := shutil.which("nvidia-smi")) is None:
         return None
     told = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
-    return ", ".join(told.stdout.split("\n")[:-1]) or None
+    return None if told.returncode else ", ".join(told.stdout.split("\n")[:-1])
 
 
 def _table(name: str, criteria: list[Criterion]) -> Table:

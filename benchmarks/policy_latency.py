@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from armature.errors import ConfigError, unknown
 from armature.normalizer import FieldStats, Normalizer
 from armature.spec import (
     GRIPPER_OPENING,
@@ -55,6 +56,7 @@ from policies.train_config import TrainConfig
 
 LEROBOT = "ARMATURE_LEROBOT_PYTHON"
 ENGINE_MIN, CACHE_MIN = 2.0, 1.5
+DEVICES, SIZES = ("cpu", "cuda"), ("tiny", "small", "paper")
 RATE_HZ = 20
 WARM_UP = 5
 
@@ -67,9 +69,9 @@ class LatencyArguments(Arguments):
     """What to measure."""
 
     families: tuple[str, ...] = tuple(METHODS)
-    devices: tuple[str, ...] = ("cpu", "cuda")
+    devices: tuple[str, ...] = DEVICES
     """Those of them that are there."""
-    sizes: tuple[str, ...] = ("tiny", "small", "paper")
+    sizes: tuple[str, ...] = SIZES
     """Those of them that are measured on a device."""
     threads: int = 1
     """CPU threads of torch, OpenVINO and lerobot."""
@@ -79,6 +81,10 @@ class LatencyArguments(Arguments):
 
 def measure(arguments: LatencyArguments) -> tuple[list[Criterion], dict[str, Any]]:
     """Time every preset on every device; criteria are about `small` on the CPU."""
+    for kind, given, valid in (("device", arguments.devices, DEVICES), ("size", arguments.sizes, SIZES)):
+        for each in given:
+            if each not in valid:
+                raise ConfigError(unknown(kind, each, valid))
     torch.set_num_threads(arguments.threads)
     latencies: dict[str, dict[str, Any]] = {}
     skipped: list[str] = []

@@ -253,7 +253,7 @@ def weak_base(root: Path, case: Case, *, quick: bool = False) -> tuple[Path, Pat
     config = PRESETS[recipe](few, root / task / f"base_{weak.name}")
     config = replace(config, method=weak.of(config.method), steps=weak.steps, threads=1)
     if weak.sampling_steps is None:
-        # That of `benchmarks/tasks.py` is taken as it is trained there, but for its sampling.
+        # A policy that is poor by its sampling alone is trained with the recipe's split, as in `benchmarks/tasks.py`.
         config = replace(config, validation_fraction=0.0)
     return demonstrations, trained(config)
 

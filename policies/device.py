@@ -7,17 +7,26 @@ import shutil
 
 import torch
 
-from armature.errors import ConfigError
+from armature.errors import ConfigError, unknown
 
 
 def require_device(device: str) -> None:
-    """Raise ConfigError where torch does not see the device."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    """Raise ConfigError where torch does not see the device: cpu, cuda, or cuda and a number."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.startswith("cuda") and not count:
         raise ConfigError(f"device '{device}': torch sees no CUDA device here. Valid: cpu")
+    valid = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if device not in valid:
+        raise ConfigError(unknown("device", device, valid))
+
+
+def compiler() -> str | None:
+    """Return where the C++ compiler is that torch.compile takes for a CPU; None without one."""
+    return shutil.which(os.environ.get("CXX", "g++"))
 
 
 def require_compiler() -> None:
-    """Raise ConfigError where torch.compile would find no C++ compiler for a CPU."""
-    names = [os.environ.get("CXX", "g++"), "g++", "clang++"]
-    if not any(map(shutil.which, names)):
-        raise ConfigError("compiled: there is no C++ compiler here (g++ or clang++, or what CXX names)")
+    """Raise ConfigError where there is none."""
+    if compiler() is None:
+        wanted = os.environ.get("CXX", "g++")
+        raise ConfigError(f"compiled: the C++ compiler {wanted} is not there; install it, or name another by CXX")

@@ -39,13 +39,16 @@ _FOLDER = TensorFolder("networks.safetensors", "networks.json", "armature-residu
 class DurableLearner:
     """Learns the residual of a folder, in which it keeps its own state beside; used by one process and thread."""
 
-    def __init__(self, residual: ResidualFolder, folder: Path, seed: int, *, scores_failures: bool = False) -> None:
+    def __init__(
+        self, residual: ResidualFolder, folder: Path, seed: int, *, scores_failures: bool = False, device: str = "cpu"
+    ) -> None:
         """Open the state in `folder`, where there is some; raise ConfigError or CheckpointError where it is another's.
 
         `scores_failures`: they earn by how near they came to successes, and end there; else their values are estimated.
         Transitions in `folder`/demonstrations, a replay as well, make up their share of every batch.
         """
         residual.require_no_cameras("learner_node")
+        require_device(device)
         seen, dim = observation_dim(residual.spec), residual.spec.action.dim
         settings, config = residual.settings, from_plain(LearnerConfig, residual.learner)
         td3 = replace(config.td3, scale=settings.scale, steps=settings.steps, discount=settings.discount)
@@ -56,8 +59,7 @@ class DurableLearner:
         self._replay = Replay(self._layout, config.capacity, folder / REPLAY, self._task)
         self._human = Replay(self._layout, config.capacity, folder / HUMAN_REPLAY, self._task)
         """What of it a person did: those rows are in both."""
-        require_device(config.device)
-        self._td3 = ResidualTd3(td3, seen, dim, seed, np.array(residual.residual_max), config.device)
+        self._td3 = ResidualTd3(td3, seen, dim, seed, np.array(residual.residual_max), device)
         self.learner = ResidualLearner(
             replace(config, td3=td3), self._td3, residual.base_id, self._replay, self._demonstrations(), self._human
         )
@@ -72,9 +74,9 @@ class DurableLearner:
         self._restore(seed)
 
     @classmethod
-    def open(cls, folder: Path, seed: int = 0, *, scores_failures: bool = False) -> DurableLearner:
+    def open(cls, folder: Path, seed: int = 0, *, scores_failures: bool = False, device: str = "cpu") -> DurableLearner:
         """Learn the residual of `folder`, with what was learned before in its subfolder `learner`."""
-        return cls(load_residual(folder), folder / "learner", seed, scores_failures=scores_failures)
+        return cls(load_residual(folder), folder / "learner", seed, scores_failures=scores_failures, device=device)
 
     @property
     def rows(self) -> int:

@@ -46,7 +46,7 @@ class Batch:
         """Return all fields, in order."""
         return [getattr(self, each.name) for each in fields(self)]
 
-    def to(self, device: str) -> Self:
+    def to(self, device: str | torch.device) -> Self:
         """Return the same transitions on another device."""
         return type(self)(*(tensor.to(device) for tensor in self.tensors))
 

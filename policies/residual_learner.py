@@ -84,7 +84,7 @@ class ResidualLearner(OnlineLearner):
 
     def _learn(self, *, with_actor: bool) -> dict[str, float]:
         (batch, shown), share = self._batch(), self.share
-        batch = batch.to(self.config.device)
+        batch = batch.to(self.td3.reach.device)
         figures = self.td3.update_critics(batch, share)
         return figures | self.td3.update_actor(batch, share, shown) if with_actor else figures
 

@@ -233,7 +233,7 @@ class ResidualTd3(nn.Module):
         return noise.to(like.device), chosen.to(like.device)
 
     def _of(self, share: float) -> Tensor:
-        return torch.tensor(share, device=self.reach.device)
+        return torch.tensor(share, dtype=torch.float32, device=self.reach.device)
 
     @torch.no_grad()
     def _targets(self, batch: Batch, share: Tensor, noise: Tensor, chosen: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class ResidualTd3(nn.Module):
 
     def _step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor, *leaves: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        # The actor's loss reaches through the critics, whose own gradients nobody needs.
+        # The actor's loss reaches through the critics, whose own gradients nobody needs (compiled ones give them all).
         loss.backward(inputs=[*network.parameters(), *leaves])
         norm = nn.utils.clip_grad_norm_(network.parameters(), self.config.grad_norm_max)
         optimizer.step()

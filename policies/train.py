@@ -47,7 +47,7 @@ from policies.training_state import NotFinite, TrainingState, learning_rate
 # May differ between a training and its continuation without changing what is learned.
 _FREE_TO_CHANGE = (
     *("dataset", "out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
-    *("windows", "cache", "rollout", "export"),
+    *("windows", "cache", "rollout", "export", "device"),
 )
 
 

@@ -152,7 +152,9 @@ def _keep(
     """Write the residual as it is to `path`, with what it takes to go on learning where it sees vectors alone."""
     td3 = config.learner.td3
     settings = ResidualSettings(td3.scale, td3.steps, td3.discount, config.learner.noise_memory_steps)
-    weights, plain = learner.weights(), to_plain(config.learner)
+    # Where it was learned, and how, is no part of it: the robot's computer may have neither GPU nor compiler.
+    plain = to_plain(replace(config.learner, device="cpu", td3=replace(td3, compiled=False)))
+    weights = learner.weights()
     seeing = learner.td3 if isinstance(learner.td3, PixelTd3) else None
     sight, encoder = (seeing.encoder.sight, seeing.encoder.arrays()) if seeing else (None, None)
     folder = ResidualFolder.of(config.task, view, statistics, settings, weights, plain, sight, encoder)

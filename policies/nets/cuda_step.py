@@ -31,6 +31,11 @@ class CudaStep:
         """Take the step once; the figures are overwritten by the next call."""
         if not inputs[0].is_cuda:
             return self._step(*inputs)
+        # Of several GPUs, streams and recordings are those of the current one.
+        with torch.cuda.device(inputs[0].device):
+            return self._call(inputs)
+
+    def _call(self, inputs: tuple[Tensor, ...]) -> Tensor:
         shapes = tuple(each.shape for each in inputs)
         self._calls[shapes] += 1
         if self._calls[shapes] <= _WARM_UP:
@@ -52,7 +57,7 @@ def _aside(step: Step, inputs: tuple[Tensor, ...]) -> Tensor:
 
 def _record(step: Step, inputs: tuple[Tensor, ...]) -> Step:
     kept, graph = [each.clone() for each in inputs], torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         figures = step(*kept)
 
     def replay(*given: Tensor) -> Tensor:

@@ -100,3 +100,13 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="device 'cuda:1': torch sees no CUDA device here"):
         require_device("cuda:1")
+    with pytest.raises(ConfigError, match=r"'gpu'.*cpu"):
+        require_device("gpu")
+
+
+def test_of_two_gpus_there_is_no_third(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    require_device("cuda:1")
+    with pytest.raises(ConfigError, match=r"'cuda:2'.*cuda:0, cuda:1"):
+        require_device("cuda:2")

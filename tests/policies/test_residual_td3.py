@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from armature.errors import ConfigError
+from policies.device import compiler
 from policies.nets.ensemble import EnsembleMlp
 from policies.replay import Batch, Layout, NStep, Replay, Step
 from policies.residual_td3 import ResidualConfig, ResidualTd3
@@ -194,7 +194,7 @@ def test_a_base_that_always_misses_by_the_same_is_corrected():
     assert sum(run(0.0) for _ in range(50)) == 50
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="there is no C++ compiler here")
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_critics_learn_what_critics_learn():
@@ -211,5 +211,5 @@ def test_compiled_critics_learn_what_critics_learn():
 def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ConfigError, match=r"compiled: there is no C\+\+ compiler here"):
+    with pytest.raises(ConfigError, match=r"compiled: the C\+\+ compiler g\+\+ is not there"):
         ResidualTd3(replace(SMALL, compiled=True), 3, 2)

@@ -44,7 +44,9 @@ class LearnerNode(Node):
         torch.set_num_threads(1)
         scores_failures = self.config.reward == "progress"
         folder = Path(self.config.residual)
-        self._learner = DurableLearner.open(folder, self.config.seed, scores_failures=scores_failures)
+        self._learner = DurableLearner.open(
+            folder, self.config.seed, scores_failures=scores_failures, device=self.config.device
+        )
         self._receivers: dict[str, StepReceiver] = {}
         self._refused: Counter[str] = Counter()
         self._figures: dict[str, float] = {}

@@ -62,6 +62,8 @@ class LearnerNodeConfig:
     residual: str
     """Folder of the residual that is learned."""
     seed: int = 0
+    device: str = "cpu"
+    """cpu, or cuda: where it learns."""
     reward: Literal["simulator", "operator", "progress"] = "simulator"
     """Who says how an episode went: the topic `reward` (of a simulator), a person by /residual_node/label, or either of
     them, and each failure earns by how near it came to the successes before, see `policies/progress_reward.py`."""
