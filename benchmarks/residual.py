@@ -19,14 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import tyro
 from harness import ROOT, Arguments, Criterion, at_least, below, main
 from judged import learned, successes
 from kept_training import trained
+from learning_curves import Curve, plot, table_of
 from rich.console import Console
-from rich.table import Table
 from tasks import demonstrations_of
 
 from armature.errors import ConfigError, unknown
@@ -39,9 +38,6 @@ from policies.residual_learner import LearnerConfig
 from policies.train_config import MethodConfig
 from policies.train_dsrl import DsrlTrainConfig, train_dsrl
 from policies.train_residual import ResidualTrainConfig, train_residual
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 SUCCESS_MIN = {"lift": 0.95, "can": 0.95, "square": 0.90}
 PAPER_STEPS = {"can": 60_000, "square": 150_000}
@@ -107,7 +103,6 @@ CASES = {
 }
 METHODS = ("residual", "rlpd", "dsrl")
 FIRST_JUDGED_SEED, JUDGED = 3000, 100
-COLORS = {"residual": "tab:blue", "rlpd": "tab:gray", "dsrl": "tab:orange"}
 QUICK_STEPS, QUICK_EPISODES, QUICK_DEMONSTRATIONS, QUICK_BASE_STEPS = 200, 4, 4, 20
 
 
@@ -128,28 +123,6 @@ class ResidualArguments(Arguments):
     """Processes that simulate, for each training."""
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One training: what was evaluated when."""
-
-    case: str
-    method: str
-    seed: int
-    points: list[dict[str, Any]]
-    judged: tuple[int, int, int] | None = None
-    """Successes of the base, and of the residual that did best in an evaluation, and of how many other starts."""
-
-    @property
-    def rates(self) -> list[float]:
-        """Return the success of every evaluation."""
-        return [point["successes"] / point["episodes"] for point in self.points]
-
-    def steps_to(self, rate: float) -> float:
-        """Return after how many environment steps, the warm-up among them, a success was reached; NaN if never."""
-        reached = [point["step"] for point, found in zip(self.points, self.rates, strict=True) if found >= rate]
-        return reached[0] + LEARNER.warmup_steps if reached else float("nan")
-
-
 def measure(arguments: ResidualArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Train what is not there yet, then lay all curves side by side."""
     for kind, given, valid in (("case", arguments.cases, CASES), ("method", arguments.methods, METHODS)):
@@ -157,8 +130,8 @@ def measure(arguments: ResidualArguments, quick: bool) -> tuple[list[Criterion],
             if each not in valid:
                 raise ConfigError(unknown(kind, each, valid))
     curves = [_curve(arguments, quick, *row) for row in _rows(arguments, quick)]
-    Console().print(_table(curves))
-    _plot(curves, arguments.out / "curves.png")
+    Console().print(table_of(curves))
+    plot(curves, arguments.out / "curves.png")
     details = {"curves": [vars(curve) for curve in curves], "plot": str(arguments.out / "curves.png")}
     return _criteria(curves), details
 
@@ -180,7 +153,8 @@ def _curve(arguments: ResidualArguments, quick: bool, case: str, method: str, se
         done.touch()
     lines = (config.out / "curve.jsonl").read_text().splitlines()
     points = [json.loads(line) for line in lines]
-    return Curve(case, method, seed, points, None if method != "residual" else _judged(config, quick))
+    judged = _judged(config, quick) if method == "residual" else None
+    return Curve(case, method, seed, LEARNER.warmup_steps, points, judged)
 
 
 def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int, int]:
@@ -273,41 +247,6 @@ def _criteria(curves: list[Curve]) -> list[Criterion]:
             steps = float(np.mean([c.steps_to(0.9) for c in ours]))
             found.append(below(f"{case}, steps to 90 %", steps, "steps", PAPER_STEPS[task]))
     return found
-
-
-def _table(curves: list[Curve]) -> Table:
-    table = Table(title="Success of 50 starts while learning", title_justify="left")
-    for heading in ("case", "method", "seed", "base", "lowest", "last, 95 %", "to 90 %", "judged"):
-        table.add_column(heading, justify="left" if heading in ("case", "method") else "right")
-    for curve in curves:
-        last = curve.points[-1]
-        steps = curve.steps_to(0.9)
-        base, lowest, newest = (f"{rate:.2f}" for rate in (curve.rates[0], min(curve.rates), curve.rates[-1]))
-        newest += f"\n{last['low']:.2f} to {last['high']:.2f}"
-        shown = "never" if np.isnan(steps) else f"{steps:,.0f}"
-        judged = "{} → {}\nof {}".format(*curve.judged) if curve.judged else ""
-        name = curve.case.replace("_", "\n")
-        table.add_row(name, curve.method, str(curve.seed), base, lowest, newest, shown, judged)
-    return table
-
-
-def _plot(curves: list[Curve], path: Path) -> None:
-    cases = list(dict.fromkeys(curve.case for curve in curves))
-    figure, axes = plt.subplots(1, len(cases), figsize=(5.2 * len(cases), 3.6), squeeze=False, sharey=True)
-    for axis, case in zip(axes[0], cases, strict=True):
-        for curve in curves:
-            if curve.case == case:
-                steps = [point["step"] + LEARNER.warmup_steps for point in curve.points]
-                color = COLORS[curve.method]
-                label = curve.method if curve.seed == 0 else None
-                axis.plot([0, *steps[1:]], curve.rates, color=color, alpha=0.8, label=label)
-        axis.set(title=case.replace("_", ", "), xlabel="environment steps", ylim=(0, 1.02))
-        axis.grid(alpha=0.3)
-        axis.legend(loc="lower right")
-    axes[0][0].set_ylabel("success")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

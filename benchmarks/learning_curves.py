@@ -1,0 +1,85 @@
+"""What a residual learned when, beside what else was tried: a table and a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.table import Table
+
+mpl.use("Agg")
+
+COLORS = {"residual": "tab:blue", "rlpd": "tab:gray", "dsrl": "tab:orange"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training: what was evaluated when."""
+
+    case: str
+    method: str
+    seed: int
+    warmup_steps: int
+    """Before learning begins."""
+    points: list[dict[str, Any]]
+    judged: tuple[int, int, int] | None = None
+    """Successes of the base, and of the residual that did best in an evaluation, and of how many other starts."""
+
+    @property
+    def rates(self) -> list[float]:
+        """Return the success of every evaluation."""
+        return [point["successes"] / point["episodes"] for point in self.points]
+
+    def steps_to(self, rate: float) -> float:
+        """Return after how many environment steps, the warm-up among them, a success was reached; NaN if never."""
+        reached = [point["step"] for point, found in zip(self.points, self.rates, strict=True) if found >= rate]
+        return reached[0] + self.warmup_steps if reached else float("nan")
+
+
+def table_of(curves: list[Curve]) -> Table:
+    """Lay the curves side by side in figures."""
+    table = Table(title="Success of 50 starts while learning", title_justify="left")
+    for heading in ("case", "method", "seed", "base", "lowest", "last, 95 %", "to 90 %", "judged"):
+        table.add_column(heading, justify="left" if heading in ("case", "method") else "right")
+    for curve in curves:
+        last = curve.points[-1]
+        steps = curve.steps_to(0.9)
+        base, lowest, newest = (f"{rate:.2f}" for rate in (curve.rates[0], min(curve.rates), curve.rates[-1]))
+        newest += f"\n{last['low']:.2f} to {last['high']:.2f}"
+        shown = "never" if np.isnan(steps) else f"{steps:,.0f}"
+        judged = "{} → {}\nof {}".format(*curve.judged) if curve.judged else ""
+        name = curve.case.replace("_", "\n")
+        table.add_row(name, curve.method, str(curve.seed), base, lowest, newest, shown, judged)
+    return table
+
+
+def plot(curves: list[Curve], path: Path) -> None:
+    """Draw the curves, those of a case in one picture."""
+    cases = list(dict.fromkeys(curve.case for curve in curves))
+    columns = min(len(cases), 2)
+    rows = -(-len(cases) // columns)
+    size = 5.2 * columns, 3.6 * rows
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
+    for axis in list(grid.flat)[len(cases) :]:
+        axis.set_axis_off()
+    for axis, case in zip(grid.flat, cases, strict=False):
+        named: set[str] = set()
+        for curve in curves:
+            if curve.case == case:
+                steps = [point["step"] + curve.warmup_steps for point in curve.points]
+                color = COLORS[curve.method]
+                label = None if curve.method in named else curve.method
+                named.add(curve.method)
+                axis.plot([0, *steps[1:]], curve.rates, color=color, alpha=0.8, label=label)
+        axis.set(title=case.replace("_", ", "), xlabel="environment steps", ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+        axis.legend(loc="lower right")
+    for axis in grid[:, 0]:
+        axis.set_ylabel("success")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
