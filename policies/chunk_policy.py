@@ -20,6 +20,7 @@ from armature.spec import ArraySpec, RobotSpec
 from armature.transforms import to_absolute, to_relative
 from armature.types import ActionChunk, CommittedActions, Observation
 from policies.context import GOAL
+from policies.device import compute_in_float32
 from policies.guidance import Guidance, align
 from policies.language import embed_prompts, shape_of
 from policies.method import Sampled
@@ -50,6 +51,7 @@ class ChunkPolicy(nn.Module):
     def __init__(self, family: str, config: PolicyConfig, method: Any, spec: RobotSpec, normalizer: Normalizer) -> None:
         """`method` is the config of the family's method."""
         super().__init__()
+        compute_in_float32()
         _require_goal_family(family, config.goal_steps)
         _require_prompt_family(family, config)
         self.family, self.policy_id = family, family

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from armature.errors import CheckpointError
+from policies.device import compute_in_float32
 from policies.nets.vision import ImageEncoder, crop, random_corners
 from policies.residual_folder import ResidualFolder
 from policies.residual_sight import EncoderConfig, Sight
@@ -38,6 +39,7 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, sight: Sight, seed: int = 0) -> None:
         super().__init__()
+        compute_in_float32()
         self.sight = sight
         config = sight.encoder
         self.generator = torch.Generator().manual_seed(seed)

@@ -141,6 +141,12 @@ def test_normalised_actions_go_back_to_physical_units(new_policy, batch_of, fami
     assert policy.action_layer(actions).abs().max() <= 1 + 1e-6
 
 
+def test_a_policy_turns_off_what_would_round_on_a_gpu(new_policy, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    new_policy()
+    assert not torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
 @every_family
 def test_cpu_and_cuda_agree(new_policy, family):
