@@ -23,8 +23,8 @@ def require_device(device: str) -> None:
 def compute_in_float32() -> None:
     """Have convolutions on a GPU compute in float32, as all else does.
 
-    torch would let them round what they are given to 10 bits (TF32): joint targets of an untrained policy then differ by
-    up to 0.0025 rad from those of a CPU.
+    torch would let them round what they are given to 10 bits (TF32): joint targets of an untrained policy then differ
+    by up to 0.0025 rad from those of a CPU.
     """
     torch.backends.cudnn.allow_tf32 = False
 
