@@ -76,6 +76,7 @@ def plot(curves: list[Curve], path: Path) -> None:
                 named.add(curve.method)
                 axis.plot([0, *steps[1:]], curve.rates, color=color, alpha=0.8, label=label)
         axis.set(title=case.replace("_", ", "), xlabel="environment steps", ylim=(0, 1.02))
+        axis.locator_params(axis="x", nbins=6)
         axis.grid(alpha=0.3)
         axis.legend(loc="lower right")
     for axis in grid[:, 0]:
