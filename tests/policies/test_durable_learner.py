@@ -66,6 +66,13 @@ def residual_of(folder):
     return load_residual(folder)
 
 
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device 'cuda': torch sees no CUDA device here"):
+        DurableLearner.open(folder, device="cuda")
+    assert not (folder / "learner").exists()
+
+
 def test_logs_are_counted_each_by_itself(folder):
     learner = DurableLearner.open(folder)
     learner.take("one", records(learner, *EPISODE))

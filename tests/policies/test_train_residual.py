@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from armature.control.chunk_scheduler import SchedulerConfig
@@ -116,6 +118,22 @@ def test_what_was_learned_is_gone_on_from_with_the_demonstrations(config):
     assert learner.config == config.learner
     weights = load_residual(config.out / "actor").weights
     assert not weights.residual(np.ones(weights.input_dim - 8, np.float32), np.ones(8, np.float32)).any()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_residual_does_not_say_how_fast_it_was_learned(config, monkeypatch):
+    # Nothing is compiled in no steps: any program does for the compiler.
+    monkeypatch.setenv("CXX", sys.executable)
+    learner = replace(config.learner, td3=replace(config.learner.td3, compiled=True))
+    train_residual(replace(config, steps=0, learner=learner))
+    assert DurableLearner.open(config.out / "actor").learner.config == config.learner
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_any_step(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device 'cuda': torch sees no CUDA device here"):
+        train_residual(replace(config, learner=replace(config.learner, device="cuda")))
+    assert not config.out.exists()
 
 
 def test_a_folder_with_something_in_it_is_refused_before_any_step(config):
