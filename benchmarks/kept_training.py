@@ -13,7 +13,7 @@ from policies.train_config import TrainConfig
 
 # Says where and how a training ran, not what was learned.
 _CIRCUMSTANCES = ("dataset", "out", "resume", "stop_at_step", "save_every_steps", "validate_every_steps", "threads",
-                  "device", "windows", "cache")  # fmt: skip
+                  "device", "windows", "cache", "compiled")  # fmt: skip
 
 
 def trained(config: TrainConfig) -> Path:

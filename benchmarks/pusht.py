@@ -36,7 +36,7 @@ from data_collection.converters.diffusion_policy.importer import ImportConfig, o
 from data_collection.converters.importing import import_source
 from policies.checkpoint import load_policy, read_document
 from policies.presets.catalog import PRESETS
-from policies.registry import METHODS
+from policies.registry import METHODS, compiled_families
 from policies.train_config import TrainConfig
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
@@ -65,6 +65,8 @@ class PushtArguments(Arguments):
     threads: int = 2
     """CPU threads of torch."""
     device: str = "cpu"
+    compiled: bool = False
+    """Compile the trainings of families for which that can be done (ebt): needs a C++ compiler."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def _config(family: str, arguments: PushtArguments, quick: bool) -> TrainConfig:
     if (preset := f"pusht_{family}") not in PRESETS:
         raise ConfigError(unknown("recipe", preset, PRESETS))
     config = PRESETS[preset](_dataset(arguments), arguments.out / ("quick" if quick else "") / family)
-    return replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
+    compiled = arguments.compiled and family in compiled_families()
+    changes = {"threads": arguments.threads, "device": arguments.device, "compiled": compiled}
+    return replace(config, **changes, **(QUICK if quick else {}))
 
 
 def _dataset(arguments: PushtArguments) -> Path:

@@ -62,6 +62,8 @@ class Weak:
     """Of a diffusion policy, where it is not that of the recipe."""
     sampling_steps: int | None = None
     """Of a diffusion policy: so few that its chunks are poor; unset: those of the recipe."""
+    validation_fraction: float = 0.0
+    """Of the demonstrations that its training only checks itself with."""
 
     @property
     def name(self) -> str:
@@ -96,10 +98,10 @@ CASES = {
     "lift_diffusion": Case("lift", Weak("diffusion", 10, 3000, "mlp"), 50_000, 2500, learner=SLOW),
     # An attempt takes up to 400 steps instead of 200.
     "can": Case("can", Weak("hrdt", DEMONSTRATIONS, 3000), 40_000, 5000, discount=0.995),
-    "can_diffusion": Case(
-        "can", Weak("diffusion", DEMONSTRATIONS, 13_500, sampling_steps=2), 40_000, 5000, discount=0.995
+    "can_diffusion": Case("can", Weak("diffusion", DEMONSTRATIONS, 13_500, "", 2, 0.05), 40_000, 5000, discount=0.995),
+    "square": Case(
+        "square", Weak("hrdt", DEMONSTRATIONS, 11_500, validation_fraction=0.05), 150_000, 10_000, 0.995, seeds=(0,)
     ),
-    "square": Case("square", Weak("hrdt", DEMONSTRATIONS, 8000), 150_000, 10_000, discount=0.995, seeds=(0,)),
 }
 METHODS = ("residual", "rlpd", "dsrl")
 FIRST_JUDGED_SEED, JUDGED = 3000, 100
@@ -225,11 +227,8 @@ def weak_base(root: Path, case: Case, *, quick: bool = False) -> tuple[Path, Pat
     if weak.demonstrations < count:
         few = demonstrations_of(root / f"{task}_demonstrations_{weak.demonstrations}", task, weak.demonstrations)
     config = PRESETS[recipe](few, root / task / f"base_{weak.name}")
-    config = replace(config, method=weak.of(config.method), steps=weak.steps, threads=1)
-    if weak.sampling_steps is None:
-        # A policy that is poor by its sampling alone is trained with the recipe's split, as in `benchmarks/tasks.py`.
-        config = replace(config, validation_fraction=0.0)
-    return demonstrations, trained(config)
+    changes = {"method": weak.of(config.method), "validation_fraction": weak.validation_fraction}
+    return demonstrations, trained(replace(config, steps=weak.steps, threads=1, **changes))
 
 
 def _criteria(curves: list[Curve]) -> list[Criterion]:

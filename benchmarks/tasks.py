@@ -27,7 +27,7 @@ from rich.table import Table
 from armature.errors import ConfigError, unknown
 from policies.checkpoint import load_policy, read_document
 from policies.presets.catalog import PRESETS
-from policies.registry import METHODS
+from policies.registry import METHODS, compiled_families
 from policies.train_config import TrainConfig
 from sim.collect import CollectConfig, collect
 from sim.defaults import default_scheduler, limits_for
@@ -62,6 +62,8 @@ class TasksArguments(Arguments):
     threads: int = 2
     """CPU threads of torch."""
     device: str = "cpu"
+    compiled: bool = False
+    """Compile the trainings of families for which that can be done (ebt): needs a C++ compiler."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def _config(task: str, family: str, arguments: TasksArguments, quick: bool) -> T
     config = PRESETS[name](demonstrations_of(root / f"{task}_demonstrations", task, count), out)
     if arguments.steps is not None:
         config = replace(config, steps=arguments.steps)
-    return replace(config, threads=arguments.threads, device=arguments.device, **(QUICK if quick else {}))
+    compiled = arguments.compiled and family in compiled_families()
+    changes = {"threads": arguments.threads, "device": arguments.device, "compiled": compiled}
+    return replace(config, **changes, **(QUICK if quick else {}))
 
 
 def demonstrations_of(path: Path, task: str, count: int) -> Path:

@@ -104,6 +104,10 @@ class Refinement(NamedTuple):
     """(B,)."""
 
 
+Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Gives chunks (B, T, D) their energies (B,), and the gradients (B, T, D) of these."""
+
+
 def begin(start: Tensor) -> Refinement:
     """Make the state before the first step from chunks (B, T, D)."""
     unseen = start.new_zeros(len(start))
@@ -111,35 +115,48 @@ def begin(start: Tensor) -> Refinement:
 
 
 def refine(
-    energy: Callable[[Tensor], Tensor],
-    before: Refinement,
-    step_size: Tensor | float,
-    config: EbtConfig,
-    noise: Tensor | None = None,
-    create_graph: bool = False,
+    slope: Slope, before: Refinement, step_size: Tensor | float, config: EbtConfig, noise: Tensor | None = None
 ) -> Refinement:
-    """Take one step down `energy`, which maps (B, T, D) to (B,); `step_size` is one or (B,).
-
-    Works under `no_grad` too. With `create_graph` the result can be differentiated by the parameters of the energy.
-    """
+    """Take one step down; `step_size` is one or (B,). What `slope` can be differentiated by, the result can be, too."""
     actions, velocity = before.actions, before.velocity
-    if config.detach or not create_graph:
+    if config.detach:
         actions, velocity = actions.detach(), velocity.detach()
     actions = normalised(actions) if config.normalise else actions
     actions = actions if noise is None else actions + noise
     # Autocast would take hold of the gradient's own products, too.
-    with torch.enable_grad(), torch.autocast(actions.device.type, enabled=False):
-        ahead = actions + config.momentum * velocity
-        if not ahead.requires_grad:
-            ahead.requires_grad_()
-        value = energy(ahead)
-        (gradient,) = torch.autograd.grad(value.sum(), ahead, create_graph=create_graph)
-        scale = step_size * value.clamp(-config.energy_clamp, config.energy_clamp).exp() / config.temperature
+    with torch.autocast(actions.device.type, enabled=False):
+        energy, gradient = slope(actions + config.momentum * velocity)
+        scale = step_size * energy.clamp(-config.energy_clamp, config.energy_clamp).exp() / config.temperature
         velocity = config.momentum * velocity - scale[:, None, None] * gradient
         actions = actions + velocity
-    if not create_graph:
-        actions, velocity = actions.detach(), velocity.detach()
-    return Refinement(actions, velocity, value.detach(), gradient.detach().flatten(1).norm(dim=1))
+    return Refinement(actions, velocity, energy.detach(), gradient.detach().flatten(1).norm(dim=1))
+
+
+def slope_of(energy: Callable[[Tensor], Tensor], create_graph: bool = False) -> Slope:
+    """Return the slope of an `energy` that maps (B, T, D) to (B,); it works under `no_grad` too.
+
+    With `create_graph` the slope can be differentiated by the parameters of the energy.
+    """
+
+    def slope(actions: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            actions = actions if actions.requires_grad else actions.detach().requires_grad_()
+            value = energy(actions)
+            (gradient,) = torch.autograd.grad(value.sum(), actions, create_graph=create_graph)
+        return (value, gradient) if create_graph else (value.detach(), gradient)
+
+    return slope
+
+
+def _functional_slope(net: EnergyTransformer, memory: Memory, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Do what `slope_of` with `create_graph` does, in a way that can be compiled and differentiated then."""
+
+    def total(actions: Tensor) -> tuple[Tensor, Tensor]:
+        value = net(actions, memory)
+        return value.sum(), value
+
+    gradient, value = torch.func.grad(total, has_aux=True)(actions)
+    return value, gradient
 
 
 def normalised(actions: Tensor) -> Tensor:
@@ -160,6 +177,7 @@ class Ebt(nn.Module):
         width, heads = config.width, config.heads
         self.tokens = ObservationTokens(context.features, context.obs_steps, width, config.observation_layers, heads)
         self.energy_net = EnergyTransformer(action_dim, chunk_steps, width, config.layers, heads, config.dropout)
+        self._compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def loss(self, actions: Tensor, context: Context, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the chunks after the steps of a refinement.
@@ -175,8 +193,7 @@ class Ebt(nn.Module):
             noise = _noise_deviation(config, i, steps) * _draw_like(actions, generator)
             has_loss = not config.truncate or i == steps - 1
             create_graph = torch.is_grad_enabled() and (has_loss or not config.detach)
-            energy = partial(self.energy_net, memory=memory)
-            trace.append(refine(energy, trace[-1], sizes, config, noise, create_graph))
+            trace.append(refine(self._slope(memory, create_graph), trace[-1], sizes, config, noise))
         compared = trace[-1:] if config.truncate else trace[1:]
         return torch.stack([nn.functional.mse_loss(state.actions, actions) for state in compared]).mean()
 
@@ -207,14 +224,23 @@ class Ebt(nn.Module):
         """Return the energy (B,) of chunks (B, T, D), normalised as a step would."""
         return self.energy_net(normalised(actions) if self.config.normalise else actions, memory)
 
+    def compile_training(self) -> None:
+        """Compile what training spends its time on: in `loss`, energies with their gradients and those of these."""
+        self._compiled = torch.compile(_functional_slope, dynamic=False)
+
+    def _slope(self, memory: Memory, create_graph: bool = False) -> Slope:
+        if self._compiled is not None and create_graph:
+            return partial(self._compiled, self.energy_net, memory)
+        return slope_of(partial(self.energy_net, memory=memory), create_graph)
+
     def _descend(self, start: Tensor, memory: Memory) -> tuple[Refinement, Tensor]:
         """Refine each row until it is flat or at the limit; return it and the steps it took (B,)."""
-        config, energy = self.config, partial(self.energy_net, memory=memory)
+        config, slope = self.config, self._slope(memory)
         trace, steps = [begin(start)], start.new_zeros(len(start))
         moves = torch.ones_like(steps, dtype=torch.bool)
         flat = ~moves
         for _ in range(config.steps_max):
-            after = refine(energy, trace[-1], config.step_size, config)
+            after = refine(slope, trace[-1], config.step_size, config)
             trace.append(after if config.min_gradient == 0 else _chosen(moves, after, trace[-1]))
             steps = steps + moves
             moves = moves & ~flat
@@ -243,8 +269,8 @@ class Ebt(nn.Module):
     def _nearest(self, starts: Tensor, actions: Tensor, memory: Memory) -> Tensor:
         """Tell which of `starts` (B, K, T, D) one step brings nearest to `actions` (B, T, D)."""
         count = starts.shape[1]
-        energy = partial(self.energy_net, memory=_repeated(memory, count))
-        refined = refine(energy, begin(starts.flatten(0, 1)), self.config.step_size, self.config).actions
+        slope = self._slope(_repeated(memory, count))
+        refined = refine(slope, begin(starts.flatten(0, 1)), self.config.step_size, self.config).actions
         return (refined.unflatten(0, (-1, count)) - actions[:, None]).square().mean(dim=(2, 3)).argmin(dim=1)
 
 

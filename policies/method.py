@@ -26,6 +26,7 @@ class Method(Protocol):
     whose attribute `takes_goal` is true uses Context.goal; for others a policy with goals is refused. One whose
     `takes_prompt` is true uses Context.language; for others prompts may only reach the image networks. One whose
     `takes_committed` is true can be guided: its `sample` takes a `policies.guidance.Guidance` as a further argument.
+    One that has `compile_training` can compile what its loss spends its time on.
     """
 
     family: str

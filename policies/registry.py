@@ -26,6 +26,11 @@ def method_class(family: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def compiled_families() -> list[str]:
+    """Return the families whose training can be compiled."""
+    return [family for family in METHODS if hasattr(method_class(family), "compile_training")]
+
+
 def family_of(method_config: Any) -> str:
     """Return the family to which a method's config belongs."""
     module = type(method_config).__module__

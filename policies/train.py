@@ -29,12 +29,12 @@ from armature.errors import ConfigError, InvalidValue, unknown
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.dataset_torch import batch_indices
-from policies.device import require_device
+from policies.device import require_compiler, require_device
 from policies.export import export_engine, require_exportable
 from policies.init_from import initialised, origin_of
 from policies.presets.catalog import PRESETS
 from policies.provenance import provenance
-from policies.registry import family_of
+from policies.registry import compiled_families, family_of
 from policies.train_config import TrainConfig
 from policies.train_data import TrainData, load_data
 from policies.train_log import TrainLog, interruption
@@ -47,7 +47,7 @@ from policies.training_state import NotFinite, TrainingState, learning_rate
 # May differ between a training and its continuation without changing what is learned.
 _FREE_TO_CHANGE = (
     *("dataset", "out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
-    *("windows", "cache", "rollout", "export", "device"),
+    *("windows", "cache", "rollout", "export", "device", "compiled"),
 )
 
 
@@ -108,11 +108,20 @@ def _check(config: TrainConfig) -> None:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}, must be at least 1")
     require_device(config.device)
+    if config.compiled:
+        require_compiler()
+        _require_compilable(config)
     if config.cache is not None and config.windows != "mapped":
         raise ConfigError(f"cache is {config.cache}, but windows is '{config.windows}'; add --windows mapped")
     has_state = (config.out / "training_state").exists()
     if has_state and not config.resume:
         raise ConfigError(f"{config.out}: holds a training already; continue it with --resume or choose another --out")
+
+
+def _require_compilable(config: TrainConfig) -> None:
+    family, able = family_of(config.method), compiled_families()
+    if family not in able:
+        raise ConfigError(f"compiled: nothing of {family} is compiled in training. Valid families: {', '.join(able)}")
 
 
 def _check_parts(config: TrainConfig, workers: Workers) -> None:
@@ -139,6 +148,8 @@ def _prepare(config: TrainConfig, workers: Workers) -> tuple[TrainData, Training
     if data.prompts:
         policy.set_prompts(data.prompts)
     state = TrainingState(policy.to(workers.device), config.optimizer, workers)
+    if config.compiled:
+        policy.method.compile_training()
     if config.resume:
         _require_same(config, data, workers, state.load(config.out / "training_state"))
     return data, state

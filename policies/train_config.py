@@ -106,3 +106,6 @@ class TrainConfig:
     """cpu, cuda, cuda:1, ...; of many processes on GPUs each takes its own."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's own choice."""
+    compiled: bool = False
+    """Compile what training spends its time on. Only ebt can: a step then takes about half the time, after a minute for
+    a C++ compiler."""

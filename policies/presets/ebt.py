@@ -28,7 +28,8 @@ def small(dataset: Path, out: Path) -> TrainConfig:
     policy = PolicyConfig(obs_steps=2)
     method = EbtConfig(
         **{"width": 64, "layers": 2, "observation_layers": 2, "dropout": 0.0, "step_size": 100.0},
-        **{"train_steps": 2, "train_steps_extra": 0},
+        # With one step size: of drawn ones the network, which does not see them, learns a mean that fits none of them.
+        **{"train_steps": 2, "train_steps_extra": 0, "step_size_spread": 1.0},
     )
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
     return TrainConfig(dataset, out, policy, method, optimizer, preset="ebt_small", steps=10_000, batch_size=64)

@@ -10,7 +10,8 @@ import torch
 from armature.errors import ConfigError, InvalidValue
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from policies.context import Context, ContextSpec
-from policies.ebt import Ebt, EbtConfig, begin, refine
+from policies.device import compiler
+from policies.ebt import Ebt, EbtConfig, begin, refine, slope_of
 from policies.energy_landscape import energy_between
 from policies.nets.energy_transformer import EnergyTransformer, ObservationTokens
 from policies.training_state import OptimizerConfig, TrainingState
@@ -73,6 +74,22 @@ def test_the_loss_differentiates_through_the_steps():
     assert gradient[0, 0].item() == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("detach", [True, False])
+def test_compiled_training_learns_what_training_learns(detach):
+    plain_way, compiled = (method(detach=detach, train_steps=2, train_steps_extra=0).train() for _ in range(2))
+    compiled.compile_training()
+    losses = [net.loss(noise(3), context(3), torch.Generator().manual_seed(5)) for net in (plain_way, compiled)]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-7)
+    for loss in losses:
+        loss.backward()
+    for expected, found in zip(plain_way.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_two_steps_by_hand():
     """E = a^2/2 of one element: dE/da' = a'. alpha 0.5, T 2, mu 0.5, no normalisation.
 
@@ -80,8 +97,8 @@ def test_two_steps_by_hand():
     Then a' = 0.58782 - 0.20609 = 0.38173, E = 0.07286, v = -0.20609 - 0.25 exp(0.07286) 0.38173 = -0.30873.
     """
     config = plain(temperature=2.0, momentum=0.5, energy_clamp=5.0)
-    first = refine(quadratic, begin(torch.ones(1, 1, 1)), 0.5, config)
-    second = refine(quadratic, first, 0.5, config)
+    first = refine(slope_of(quadratic), begin(torch.ones(1, 1, 1)), 0.5, config)
+    second = refine(slope_of(quadratic), first, 0.5, config)
     found = [(s.actions.item(), s.velocity.item(), s.energy.item(), s.gradient_norm.item()) for s in (first, second)]
     assert found[0] == pytest.approx((0.58782, -0.41218, 0.5, 1.0), abs=1e-5)
     assert found[1] == pytest.approx((0.27909, -0.30873, 0.07286, 0.38173), abs=1e-5)
@@ -93,7 +110,7 @@ def test_normalisation_noise_and_clamp_by_hand():
     E is clamped to 1, so a step of 0.1 is 0.1 e times the gradient.
     """
     config = plain(normalise=True, energy_clamp=1.0)
-    after = refine(quadratic, begin(torch.tensor([[[3.0, 4.0]]])), 0.1, config, torch.tensor([[[0.1, 0.0]]]))
+    after = refine(slope_of(quadratic), begin(torch.tensor([[[3.0, 4.0]]])), 0.1, config, torch.tensor([[[0.1, 0.0]]]))
     assert after.energy.item() == pytest.approx(1.08986, abs=1e-4)
     kept = 1 - 0.1 * math.e
     torch.testing.assert_close(after.actions, torch.tensor([[[0.94853 * kept, 1.13137 * kept]]]), atol=1e-4, rtol=0)
@@ -101,28 +118,28 @@ def test_normalisation_noise_and_clamp_by_hand():
 
 def test_normalisation_is_that_of_each_sample():
     config, both = plain(normalise=True), torch.stack([torch.ones(4, 2), 100 * torch.ones(4, 2)])
-    together = refine(quadratic, begin(both), 0.1, config).actions
+    together = refine(slope_of(quadratic), begin(both), 0.1, config).actions
     torch.testing.assert_close(together[0], together[1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(together[:1], refine(quadratic, begin(both[:1]), 0.1, config).actions)
+    torch.testing.assert_close(together[:1], refine(slope_of(quadratic), begin(both[:1]), 0.1, config).actions)
 
 
 def test_a_quadratic_is_descended():
     state = begin(noise(6))
     energies = []
     for _ in range(60):
-        state = refine(quadratic, state, 0.05, plain(momentum=0.5))
+        state = refine(slope_of(quadratic), state, 0.05, plain(momentum=0.5))
         energies.append(state.energy)
     assert (energies[-1] < 1e-3 * energies[0]).all()
 
 
 @pytest.mark.parametrize(("detach", "reaches"), [(True, False), (False, True)])
 def test_detach_cuts_the_steps_before(detach, reaches):
-    slope = torch.ones((), requires_grad=True)
+    steepness = torch.ones((), requires_grad=True)
     config = plain(detach=detach, momentum=0.5)
-    first = refine(lambda a: slope * quadratic(a), begin(noise(2)), 0.1, config, create_graph=True)
-    second = refine(quadratic, first, 0.1, config, create_graph=True)
-    assert torch.autograd.grad(first.actions.sum(), slope, retain_graph=True)[0].abs() > 0
-    (found,) = torch.autograd.grad(second.actions.sum(), slope, allow_unused=True)
+    first = refine(slope_of(lambda a: steepness * quadratic(a), create_graph=True), begin(noise(2)), 0.1, config)
+    second = refine(slope_of(quadratic, create_graph=True), first, 0.1, config)
+    assert torch.autograd.grad(first.actions.sum(), steepness, retain_graph=True)[0].abs() > 0
+    (found,) = torch.autograd.grad(second.actions.sum(), steepness, allow_unused=True)
     assert (found is not None) == reaches
 
 

@@ -311,3 +311,12 @@ def test_state_is_json_and_tensors_only(train_config):
     files = sorted(p.name for p in (train_config.out / "training_state").iterdir())
     assert files == ["state.json", "state.safetensors"]
     assert json.loads((train_config.out / "training_state" / "state.json").read_text())["step"] == 1
+
+
+def test_what_cannot_be_compiled_is_refused_before_anything_is_written(train_config, monkeypatch):
+    with pytest.raises(ConfigError, match=r"compiled: nothing of diffusion .* families: ebt"):
+        train(replace(train_config, compiled=True))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"compiled: the C\+\+ compiler no-such-compiler is not there"):
+        train(replace(train_config, compiled=True))
+    assert not train_config.out.exists()
