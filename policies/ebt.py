@@ -68,7 +68,8 @@ class EbtConfig:
     train_steps_extra: int = 4
     """As many more at most, drawn for each batch."""
     step_size_spread: float = 1.5
-    """In training alpha is drawn for each sample from [alpha / spread, alpha * spread]; 1 keeps alpha."""
+    """In training alpha is drawn for each sample from [alpha / spread, alpha * spread]; 1 keeps alpha. The energy does
+    not see it, and with 1.5 fits a step that leads 0.88 of the way: the mean over the mean square of what is drawn."""
     noise_max: float = 0.2
     """Deviation of the noise in the first step of training, from where it falls along half a cosine."""
     noise_min: float = 0.002

@@ -32,7 +32,7 @@ def small(dataset: Path, out: Path) -> TrainConfig:
         **{"train_steps": 2, "train_steps_extra": 0, "step_size_spread": 1.0},
     )
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
-    return TrainConfig(dataset, out, policy, method, optimizer, preset="ebt_small", steps=10_000, batch_size=64)
+    return TrainConfig(dataset, out, policy, method, optimizer, preset="ebt_small", steps=20_000, batch_size=64)
 
 
 def paper(dataset: Path, out: Path) -> TrainConfig:
