@@ -143,7 +143,9 @@ class TrainingState:
     def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.policy.named_parameters() if p.requires_grad)
 
+    @torch.no_grad()
     def _average_weights(self) -> None:
+        # With gradients the average would hold on to a graph of all the steps before.
         weight = 1 - ema_decay(self.step, self.config)
         torch._foreach_lerp_(list(self.average.parameters()), list(self.policy.parameters()), weight)
 

@@ -134,6 +134,15 @@ def test_overfits_one_batch(new_policy, batch_of, family):
 
 
 @every_family
+def test_the_average_of_the_weights_holds_on_to_no_steps(new_policy, batch_of, family):
+    policy = new_policy(family, observations=VECTORS)
+    state = TrainingState(policy, OptimizerConfig())
+    for _ in range(2):
+        state.update(batch_of(policy, 2), seed=0, steps=2)
+    assert [name for name, p in state.average.named_parameters() if p.requires_grad or p.grad_fn is not None] == []
+
+
+@every_family
 def test_normalised_actions_go_back_to_physical_units(new_policy, batch_of, family):
     policy = new_policy(family)
     actions = batch_of(policy, 16)["action"]
