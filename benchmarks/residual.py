@@ -98,7 +98,9 @@ CASES = {
     "lift_diffusion": Case("lift", Weak("diffusion", 10, 3000, "mlp"), 50_000, 2500, learner=SLOW),
     # An attempt takes up to 400 steps instead of 200.
     "can": Case("can", Weak("hrdt", DEMONSTRATIONS, 3000), 40_000, 5000, discount=0.995),
-    "can_diffusion": Case("can", Weak("diffusion", DEMONSTRATIONS, 13_500, "", 2, 0.05), 40_000, 5000, discount=0.995),
+    "can_diffusion": Case(
+        "can", Weak("diffusion", DEMONSTRATIONS, 13_500, "unet", 2, 0.05), 40_000, 5000, discount=0.995
+    ),
     "square": Case(
         "square", Weak("hrdt", DEMONSTRATIONS, 11_500, validation_fraction=0.05), 150_000, 10_000, 0.995, seeds=(0,)
     ),
