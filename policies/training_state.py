@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from armature.errors import CheckpointError, InvalidValue
+from policies.nets.target_network import follow
 from policies.tensor_folder import TensorFolder
 from policies.train_workers import Workers
 
@@ -88,7 +89,7 @@ class TrainingState:
             if not torch.isfinite(value):
                 raise NotFinite(what, value.item(), self.step)
         self.optimizer.step()
-        self._average_weights()
+        follow(self.average, self.policy, 1 - ema_decay(self.step, self.config))
         self.step += 1
         return loss.item()
 
@@ -142,12 +143,6 @@ class TrainingState:
 
     def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.policy.named_parameters() if p.requires_grad)
-
-    @torch.no_grad()
-    def _average_weights(self) -> None:
-        # With gradients the average would hold on to a graph of all the steps before.
-        weight = 1 - ema_decay(self.step, self.config)
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.policy.parameters()), weight)
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:

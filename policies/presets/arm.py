@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from armature.spec import CAMERA_SCENE, CAMERA_WRIST, GRIPPER_OPENING, JOINT_POSITION, OBJECT_POSE, TCP_POSE
-from policies.diffusion import DiffusionConfig
-from policies.nets.denoisers import TransformerConfig
 from policies.nets.observation import VisionConfig
 from policies.policy_config import PolicyConfig
 from policies.train_config import TrainConfig
@@ -27,13 +25,6 @@ def adapted(name: str, policy: PolicyConfig, small: Recipe) -> Recipe:
     """Make the recipe `name` out of a family's preset `small`: its method, with these observations."""
 
     def recipe(dataset: Path, out: Path) -> TrainConfig:
-        config = small(dataset, out)
-        method = attentive(config.method) if isinstance(config.method, DiffusionConfig) else config.method
-        return replace(config, policy=policy, method=method, preset=name, steps=4000, validation_fraction=0.05)
+        return replace(small(dataset, out), policy=policy, preset=name, steps=4000, validation_fraction=0.05)
 
     return recipe
-
-
-def attentive(method: DiffusionConfig) -> DiffusionConfig:
-    """Let actions attend to the observation: on Can the U-Net, which it only scales and shifts, stayed below 85 %."""
-    return replace(method, denoiser="transformer", transformer=TransformerConfig(128, 4, 4, dropout=0.0))

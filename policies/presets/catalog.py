@@ -11,14 +11,15 @@ from policies.train_config import TrainConfig
 
 SIZES = ("tiny", "small", "paper")
 _FAMILIES = {"diffusion": diffusion, "score": score, "ebt": ebt, "mode": mode, "hrdt": hrdt, "bc": bc}
+_ARM = {family: module.small for family, module in _FAMILIES.items()} | {"diffusion": diffusion.attentive}
 
 PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
     **{f"{family}_{size}": getattr(module, size) for family, module in _FAMILIES.items() for size in SIZES},
     **{f"pusht_{family}": pusht.adapted(family, module.small) for family, module in _FAMILIES.items()},
     **{
-        f"arm_{seen}_{family}": arm.adapted(f"arm_{seen}_{family}", policy, module.small)
+        f"arm_{seen}_{family}": arm.adapted(f"arm_{seen}_{family}", policy, small)
         for seen, policy in (("state", arm.STATE), ("pixels", arm.PIXELS))
-        for family, module in _FAMILIES.items()
+        for family, small in _ARM.items()
     },
     "lift_pixels": lift_pixels,
     "lift_state": lift_state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from policies.diffusion import DiffusionConfig
@@ -32,6 +33,13 @@ def small(dataset: Path, out: Path) -> TrainConfig:
     method = DiffusionConfig(unet=UnetConfig(dims=(64, 128)), noise_draws=1)
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=200)
     return TrainConfig(dataset, out, policy, method, optimizer, preset="diffusion_small", steps=9000, batch_size=128)
+
+
+def attentive(dataset: Path, out: Path) -> TrainConfig:
+    """`small`, but actions attend to the observation: on Can the U-Net, which that only scales and shifts, had 78 %."""
+    config = small(dataset, out)
+    network = TransformerConfig(width=128, layers=4, heads=4, dropout=0.0)
+    return replace(config, method=replace(config.method, denoiser="transformer", transformer=network))
 
 
 def paper(dataset: Path, out: Path) -> TrainConfig:
