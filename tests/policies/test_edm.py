@@ -35,6 +35,8 @@ def generator(seed=0):
         (KITCHEN, [1.0, 0.070711, 0.005, 0.0]),
         (EdmConfig(sigma_min=0.1, schedule="linear"), [1.0, 0.55, 0.1, 0.0]),
         (WIDE, [80.0, 0.282843, 0.001, 0.0]),
+        (replace(WIDE, first_sigma=5.0, last_sigma=0.05), [5.0, 0.5, 0.05, 0.0]),
+        (replace(KITCHEN, last_sigma=0.1), [1.0, 0.316228, 0.1, 0.0]),
         # ((80^(1/7) + 0.002^(1/7)) / 2)^7 with the values of Karras et al., equation 5.
         (EdmConfig(sigma_min=0.002, sigma_max=80.0, schedule="karras", rho=7.0), [80.0, 2.5152, 0.002, 0.0]),
     ],
@@ -46,6 +48,11 @@ def test_schedules_have_the_known_values(config, expected):
 @pytest.mark.parametrize("schedule", ["exponential", "linear", "karras"])
 def test_one_step_goes_from_the_highest_level_to_zero(schedule):
     assert sigmas(replace(KITCHEN, schedule=schedule), 1) == pytest.approx([1.0, 0.0])
+
+
+def test_where_sampling_begins_and_ends_changes_no_training():
+    few = replace(WIDE, first_sigma=5.0, last_sigma=0.05)
+    assert torch.equal(draw_sigmas(100, few, generator(1)), draw_sigmas(100, WIDE, generator(1)))
 
 
 def test_scalings_have_the_known_values():
@@ -183,6 +190,9 @@ def test_only_the_ancestral_sampler_draws_and_from_its_generator_only():
         "sigma_min is 0": {"sigma_min": 0.0},
         "sigma_data is -1": {"sigma_data": -1.0},
         "sigma_max is 0.001, must be above sigma_min 0.005": {"sigma_max": 0.001},
+        "first_sigma 1.1 and last_sigma 0.005 must fall within 1.0 and 0.005": {"first_sigma": 1.1},
+        "first_sigma 1.0 and last_sigma 0.001 must": {"last_sigma": 0.001},
+        "first_sigma 0.1 and last_sigma 0.5 must": {"first_sigma": 0.1, "last_sigma": 0.5},
         "unknown sampler 'eular'": {"sampler": "eular"},
         "unknown schedule 'cosine'": {"schedule": "cosine"},
     }.items(),

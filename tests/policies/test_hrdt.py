@@ -8,7 +8,7 @@ import torch
 from armature.errors import ConfigError
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from policies.context import Context, ContextSpec
-from policies.hrdt import Hrdt, HrdtConfig
+from policies.hrdt import Hrdt, HrdtConfig, euler_times
 from policies.nets.hrdt_block import sinusoids
 from policies.presets.catalog import PRESETS
 
@@ -90,6 +90,20 @@ def test_euler_steps_follow_a_constant_velocity_to_its_end(monkeypatch, steps):
     noise = torch.randn(2, 4, 3)
     torch.testing.assert_close(method.sample(context_of(2), noise).actions, noise + 2.0)
     assert times == pytest.approx([k / steps for k in range(steps)])
+
+
+def test_steps_end_at_one_and_the_last_can_begin_late():
+    assert euler_times(1, None) == euler_times(1, 0.9) == [0.0, 1.0]
+    assert euler_times(4, None) == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert euler_times(2, 0.9) == pytest.approx([0.0, 0.9, 1.0])
+    assert euler_times(4, 0.9) == pytest.approx([0.0, 0.3, 0.6, 0.9, 1.0])
+
+
+def test_uneven_steps_follow_the_path_to_its_end(monkeypatch):
+    method = opened(HrdtConfig(**{**vars(TINY), "sampling_steps": 2, "last_time": 0.9}))
+    monkeypatch.setattr(method, "velocity", lambda noisy, time, memory: (1 + 10 * time)[:, None, None].expand_as(noisy))
+    noise = torch.randn(2, 4, 3)
+    torch.testing.assert_close(method.sample(context_of(2), noise).actions, noise + 0.9 * 1 + 0.1 * 10)
 
 
 def test_the_velocity_is_zero_before_training():
@@ -187,6 +201,7 @@ BAD_CONFIGS = {
     "sampling_steps is 0": {"sampling_steps": 0},
     "noise_draws is 0": {"noise_draws": 0},
     "width 30": {"width": 30},
+    "last_time is 1.0": {"last_time": 1.0},
     "kv_heads 3": {"kv_heads": 3},
 }
 
