@@ -21,10 +21,22 @@ PIXELS = PolicyConfig(
 )
 
 
+NOISE_DRAWS = 4
+
+
 def adapted(name: str, policy: PolicyConfig, small: Recipe) -> Recipe:
     """Make the recipe `name` out of a family's preset `small`: its method, with these observations."""
 
     def recipe(dataset: Path, out: Path) -> TrainConfig:
-        return replace(small(dataset, out), policy=policy, preset=name, steps=4000, validation_fraction=0.05)
+        config = replace(small(dataset, out), policy=policy, preset=name, steps=4000, validation_fraction=0.05)
+        return _sparing_images(config) if CAMERA_SCENE in policy.observations else config
 
     return recipe
+
+
+def _sparing_images(config: TrainConfig) -> TrainConfig:
+    """Denoise as many chunks per step as from state, but of a quarter of the images, which cost more than chunks do."""
+    if not hasattr(config.method, "noise_draws"):
+        return config
+    method = replace(config.method, noise_draws=NOISE_DRAWS)
+    return replace(config, method=method, batch_size=config.batch_size // NOISE_DRAWS)

@@ -37,3 +37,10 @@ def test_every_family_has_a_recipe_for_the_arms(family, seen, world):
     spec = config.policy.seen(robot_spec(world))
     assert bool(spec.observation.images) == (seen == "pixels")
     assert relative_part(config.policy, spec) == RelativePart(JOINT_POSITION, slice(0, 7))
+
+
+@pytest.mark.parametrize("family", ["diffusion", "score", "mode", "hrdt"])
+def test_from_pixels_as_many_chunks_are_denoised_of_fewer_images(family):
+    state, pixels = (PRESETS[f"arm_{seen}_{family}"](Path("dataset"), Path("out")) for seen in ("state", "pixels"))
+    assert (state.batch_size, state.method.noise_draws) == (128, 1)
+    assert (pixels.batch_size, pixels.method.noise_draws) == (32, 4)
