@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from armature.config import to_plain
+from armature.config import from_plain, to_plain
 from armature.errors import ConfigError
 from policies.checkpoint import read_document
+from policies.registry import method_class
 from policies.train import train
 from policies.train_config import TrainConfig
 
@@ -29,7 +30,10 @@ def trained(config: TrainConfig) -> Path:
 
 
 def _require_same(config: TrainConfig) -> None:
-    told = read_document(config.out / "checkpoint")["provenance"]["training"]["config"]
+    document = read_document(config.out / "checkpoint")
+    told = document["provenance"]["training"]["config"]
+    # A field that came later has its default.
+    told["method"] = to_plain(from_plain(method_class(document["family"]).Config, told["method"]))
     for name, wanted in to_plain(config).items():
         if name not in _CIRCUMSTANCES and told.get(name) != wanted:
             raise ConfigError(

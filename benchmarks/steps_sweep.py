@@ -21,6 +21,7 @@ import torch
 import tyro
 from harness import ROOT, Arguments, Criterion, at_least, main
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from armature.errors import ConfigError, unknown
@@ -100,7 +101,8 @@ def sweep(family: str, arguments: SweepArguments) -> list[Point]:
         raise ConfigError(unknown("policy family", family, METHODS))
     policy = load_policy(arguments.checkpoints / family / "checkpoint")
     numbers = arguments.evaluations if hasattr(policy.method_config, steps_field(family)) else (1,)
-    return [evaluate(with_evaluations(policy, number), number, arguments.episodes) for number in numbers]
+    shown = track(numbers, family, console=Console(stderr=True))
+    return [evaluate(with_evaluations(policy, number), number, arguments.episodes) for number in shown]
 
 
 def steps_field(family: str) -> str:

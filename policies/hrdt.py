@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -164,7 +163,7 @@ class Hrdt(nn.Module):
 def euler_times(steps: int, last: float | None) -> list[float]:
     """Return where the Euler steps begin, evenly from 0 to `last`, and the 1 at which the last one ends."""
     last = 1 - 1 / steps if last is None else last
-    return [*np.linspace(0, last, steps).tolist(), 1.0]
+    return [*(last * k / max(steps - 1, 1) for k in range(steps)), 1.0]
 
 
 def _positions(lengths: tuple[int, ...], width: int) -> Tensor:
