@@ -41,11 +41,11 @@ class EdmConfig:
     rho: float = 5.0
     """Exponent of `karras`."""
     first_sigma: float | None = None
-    """Where sampling begins, within the levels of training; unset: at `sigma_max`. A first step from 80 is spent on
-    what one from 5 finds as well."""
+    """Where sampling begins, within the levels of training; unset: at `sigma_max`. A step from 80 finds no more than
+    one from 5, from which the next is nearer."""
     last_sigma: float | None = None
-    """Where the last step begins; unset: at `sigma_min`. That is a step at which nothing is left to do: of three, all
-    have work with 0.05 to 0.1 here."""
+    """Where the last step begins; unset: at `sigma_min`, where it finds next to no noise to take away. Of three steps
+    none is wasted where the last begins at 0.05 to 0.1."""
     sampler: Literal["ddim", "euler_ancestral", "heun"] = "ddim"
     """`ddim` is also the Euler step; `euler_ancestral` draws new noise; `heun` calls the network twice a step."""
 
