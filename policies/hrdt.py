@@ -56,8 +56,8 @@ class HrdtConfig:
     sampling_steps: int = 5
     """Euler steps per chunk in inference."""
     last_time: float | None = None
-    """Where the last of them begins; unset: all are of equal length, as published. Of two, the last does better from 0.9
-    than from 0.5, with a tenth of the noise left in place of half: coverages of 0.87 and 0.80 in Push-T."""
+    """Where the last of them begins; unset: all are of equal length, as published. Of two, the last does better from
+    0.9 than from 0.5, with a tenth of the noise left in place of half: coverages of 0.87 and 0.80 in Push-T."""
 
 
 class Memory(NamedTuple):
