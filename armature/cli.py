@@ -19,6 +19,7 @@ VERBS = {
     "train": "policies.train:main",
     "train-residual": "policies.train_residual:main",
     "train-dsrl": "policies.train_dsrl:main",
+    "sampler": "policies.sampler:main",
     "export": "policies.export:main",
     "data": "data_collection.cli:main",
     "replay": "sim.replay:main",

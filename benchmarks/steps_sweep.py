@@ -32,6 +32,7 @@ from policies.diffusion import DiffusionConfig
 from policies.hrdt import HrdtConfig
 from policies.mode import ModeConfig
 from policies.registry import METHODS
+from policies.sampler import resampled
 from policies.score import ScoreConfig
 from policies.train_config import MethodConfig
 from sim.defaults import default_scheduler, limits_for
@@ -115,9 +116,7 @@ def with_evaluations(policy: ChunkPolicy, number: int) -> ChunkPolicy:
     method = for_few(policy.method_config)
     if hasattr(method, steps_field(policy.family)):
         method = replace(method, **{steps_field(policy.family): number})
-    changed = ChunkPolicy(policy.family, policy.config, method, policy.spec, policy.normalizer)
-    changed.load_state_dict(policy.state_dict())
-    return changed.requires_grad_(False).eval()
+    return resampled(policy, method)
 
 
 def for_few(method: MethodConfig) -> MethodConfig:

@@ -34,6 +34,7 @@ class BehaviourCloning(nn.Module):
 
     family = "bc"
     Config = BcConfig
+    sampling_fields = ()
 
     def __init__(self, config: BcConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from armature.config import from_plain, to_plain
+from armature.config import fingerprint, from_plain, to_plain
 from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.normalizer import Normalizer
 from armature.spec import RobotSpec
@@ -64,7 +64,7 @@ def load_policy(path: Path | str, device: str = "cpu", prompt: str | None = None
     document, weights = _FOLDER.read(path)
     policy = build_policy(path / DOCUMENT, document)
     _load_weights(path / WEIGHTS, policy, weights)
-    policy.policy_id = f"{policy.family}-{document[SHA256][WEIGHTS][:12]}"
+    policy.policy_id = _identity(policy, document)
     if prompt is not None:
         policy.set_prompt(prompt)
     policy.requires_grad_(False).eval().to(device)
@@ -106,6 +106,14 @@ def build_policy(file: Path, document: Mapping[str, Any]) -> ChunkPolicy:
         return ChunkPolicy(family, config, method, spec, normalizer)
     except (ConfigError, SpecMismatch) as error:
         raise CheckpointError(f"{file}: {error}") from error
+
+
+def _identity(policy: ChunkPolicy, document: Mapping[str, Any]) -> str:
+    """Return a name by the weights, and by the sampler too where that is not the one they were trained for."""
+    by_weights = f"{policy.family}-{document[SHA256][WEIGHTS][:12]}"
+    if "sampler" not in document["provenance"]:
+        return by_weights
+    return f"{by_weights}-{fingerprint(policy.method_config)[:6]}"
 
 
 def _require_statistics(seen: RobotSpec, normalizer: Normalizer) -> None:

@@ -55,6 +55,7 @@ class Diffusion(nn.Module):
 
     family = "diffusion"
     Config = DiffusionConfig
+    sampling_fields = ("sampler", "sampling_steps", "spacing")
     takes_committed = True
 
     def __init__(self, config: DiffusionConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:

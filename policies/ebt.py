@@ -170,6 +170,7 @@ class Ebt(nn.Module):
 
     family = "ebt"
     Config = EbtConfig
+    sampling_fields = ("steps_max", "min_gradient", "candidates")
 
     def __init__(self, config: EbtConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()

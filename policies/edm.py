@@ -20,6 +20,8 @@ from policies.guidance import Guidance, guided
 
 SCHEDULES = ("exponential", "linear", "karras")
 SAMPLERS = ("ddim", "euler_ancestral", "heun")
+SAMPLING_FIELDS = tuple(f"edm.{name}" for name in ("first_sigma", "last_sigma", "schedule", "rho", "sampler"))
+"""What of an EdmConfig, in the field `edm` of a method's, training does not depend on."""
 
 Level = TypeVar("Level", float, Tensor)
 Denoise = Callable[[Tensor, int], Tensor]

@@ -72,6 +72,7 @@ class Hrdt(nn.Module):
 
     family = "hrdt"
     Config = HrdtConfig
+    sampling_fields = ("sampling_steps", "last_time")
     takes_prompt = True
     takes_committed = True
     embodiment_modules: ClassVar[tuple[str, ...]] = ("state_adapter", "action_adapter", "decoder")

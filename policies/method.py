@@ -31,6 +31,8 @@ class Method(Protocol):
 
     family: str
     Config: type[Any]
+    sampling_fields: tuple[str, ...]
+    """Those of the config, by dotted names, that neither the weights nor the loss depend on."""
 
     def __init__(self, config: Any, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         """Build the networks; raise ConfigError on sizes that do not go together."""

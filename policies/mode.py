@@ -38,7 +38,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from armature.errors import ConfigError
 from policies.context import Context, ContextSpec
-from policies.edm import EdmConfig, going_on, noised, sample, scalings, sigmas
+from policies.edm import SAMPLING_FIELDS, EdmConfig, going_on, noised, sample, scalings, sigmas
 from policies.guidance import Guidance
 from policies.method import Sampled
 from policies.nets.attention import Attention
@@ -77,6 +77,7 @@ class Mode(nn.Module):
 
     family = "mode"
     Config = ModeConfig
+    sampling_fields = ("sampling_steps", "cache_experts", *SAMPLING_FIELDS)
     takes_goal = True
     takes_prompt = True
     takes_committed = True

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from armature.errors import ConfigError
 from policies.context import Context, ContextSpec
-from policies.edm import EdmConfig, going_on, noised, sample, scalings, sigmas
+from policies.edm import SAMPLING_FIELDS, EdmConfig, going_on, noised, sample, scalings, sigmas
 from policies.guidance import Guidance
 from policies.method import Sampled
 from policies.nets.attention import Attention
@@ -60,6 +60,7 @@ class Score(nn.Module):
 
     family = "score"
     Config = ScoreConfig
+    sampling_fields = ("sampling_steps", "guidance", *SAMPLING_FIELDS)
     takes_goal = True
     takes_committed = True
 

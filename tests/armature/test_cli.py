@@ -58,7 +58,7 @@ def test_usage_lists_the_verbs(arguments, code, capsys):
     assert cli.main(arguments) == code
     printed = capsys.readouterr()
     assert (
-        "armature {demo,up,doctor,eval,collect,train,train-residual,train-dsrl,export,data,replay,flight}"
+        "armature {demo,up,doctor,eval,collect,train,train-residual,train-dsrl,sampler,export,data,replay,flight}"
         in printed.out + printed.err
     )
 
@@ -74,7 +74,8 @@ def test_an_unknown_verb_names_the_valid_ones_in_a_real_process():
     assert result.returncode == 2
     assert (
         result.stderr == "armature: unknown verb 'dmo'. Did you mean 'demo'? "
-        "Valid: collect, data, demo, doctor, eval, export, flight, replay, train, train-dsrl, train-residual, up\n"
+        "Valid: collect, data, demo, doctor, eval, export, flight, replay, sampler, train, train-dsrl, "
+        "train-residual, up\n"
     )
 
 
