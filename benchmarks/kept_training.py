@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from armature.config import from_plain, to_plain
+from armature.config import to_plain
 from armature.errors import ConfigError
 from policies.checkpoint import read_document
-from policies.registry import method_class
 from policies.train import train
-from policies.train_config import TrainConfig
+from policies.train_config import TrainConfig, read_recorded
 
 # Says where and how a training ran, not what was learned.
 _CIRCUMSTANCES = ("dataset", "out", "resume", "stop_at_step", "save_every_steps", "validate_every_steps", "threads",
@@ -30,13 +29,14 @@ def trained(config: TrainConfig) -> Path:
 
 
 def _require_same(config: TrainConfig) -> None:
-    document = read_document(config.out / "checkpoint")
-    told = document["provenance"]["training"]["config"]
-    # A field that came later has its default.
-    told["method"] = to_plain(from_plain(method_class(document["family"]).Config, told["method"]))
+    recorded = read_document(config.out / "checkpoint")["provenance"]["training"]["config"]
+    try:
+        told = to_plain(read_recorded(recorded, config))
+    except ConfigError as error:
+        raise ConfigError(f"{config.out}: was trained as another version did: {error}") from error
     for name, wanted in to_plain(config).items():
-        if name not in _CIRCUMSTANCES and told.get(name) != wanted:
+        if name not in _CIRCUMSTANCES and told[name] != wanted:
             raise ConfigError(
-                f"{config.out}: was trained with {name} {told.get(name)}, the recipe says {wanted}; "
+                f"{config.out}: was trained with {name} {told[name]}, the recipe says {wanted}; "
                 "remove it or choose another --out"
             )

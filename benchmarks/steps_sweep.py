@@ -1,8 +1,8 @@
 """How many evaluations of its network does a family need? Coverage in Push-T against their number, family by family.
 
 Policies come from --checkpoints, as `benchmarks/pusht.py` leaves them: DIR/FAMILY/checkpoint. Nothing is trained: only
-the sampler is changed: its number of steps, and where they lie as few of them want it (`for_few`; chosen on 100 to 200
-starts of seeds from 200,000 on, none of which is evaluated here). An evaluation of EBT is one step down its energy,
+the sampler is changed: its number of steps and, of up to three, where they lie (`for_few`; chosen on 100 to 200 starts
+of seeds from 200,000 on, none of which is evaluated here). An evaluation of EBT is one step down its energy,
 which costs about three passes through its network; the table states milliseconds beside evaluations.
 
     python benchmarks/steps_sweep.py [--checkpoints DIR] [--families ebt score] [--episodes N] [--quick] [--json FILE]
@@ -45,6 +45,8 @@ QUICK_EVALUATIONS, QUICK_EPISODES = (1, 10), 2
 ENOUGH = {"ebt": 2, "hrdt": 2, "mode": 3, "score": 3}
 """Evaluations at which a family has to be within POINTS of its own best."""
 POINTS = 3.0
+FEW = 3
+"""Up to so many evaluations steps are placed for few; more lie where the training's recipe has them."""
 FIRST_SEED = 100_000
 """As in Chi et al. 2023: no demonstration begins there."""
 TIMED_CHUNKS = 20
@@ -113,7 +115,7 @@ def steps_field(family: str) -> str:
 
 def with_evaluations(policy: ChunkPolicy, number: int) -> ChunkPolicy:
     """Build the policy again with the same weights and another number of evaluations per chunk."""
-    method = for_few(policy.method_config)
+    method = for_few(policy.method_config) if number <= FEW else policy.method_config
     if hasattr(method, steps_field(policy.family)):
         method = replace(method, **{steps_field(policy.family): number})
     return resampled(policy, method)

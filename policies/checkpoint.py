@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from armature.config import fingerprint, from_plain, to_plain
+from armature.config import from_plain, to_plain
 from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.normalizer import Normalizer
 from armature.spec import RobotSpec
 from policies.chunk_policy import ACTION, ChunkPolicy
 from policies.policy_config import PolicyConfig
 from policies.registry import method_class
-from policies.signed_folder import SHA256
+from policies.signed_folder import SHA256, digest
 from policies.tensor_folder import TensorFolder
 
 WEIGHTS, DOCUMENT = "weights.safetensors", "policy.json"
@@ -113,7 +113,7 @@ def _identity(policy: ChunkPolicy, document: Mapping[str, Any]) -> str:
     by_weights = f"{policy.family}-{document[SHA256][WEIGHTS][:12]}"
     if "sampler" not in document["provenance"]:
         return by_weights
-    return f"{by_weights}-{fingerprint(policy.method_config)[:6]}"
+    return f"{by_weights}-{digest(document['method'])[:6]}"
 
 
 def _require_statistics(seen: RobotSpec, normalizer: Normalizer) -> None:

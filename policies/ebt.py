@@ -343,12 +343,12 @@ def _check(config: EbtConfig, context: ContextSpec) -> None:
         raise ConfigError(f"noise_min {config.noise_min:g} lies above noise_max {config.noise_max:g}")
 
 
-_LEAST = 1e-12
+_LEAST, _MOST = 1e-12, 1e12
 _LIMITS = {
-    **dict.fromkeys(("layers", "observation_layers", "heads", "train_steps", "train_starts"), (1, math.inf)),
-    **dict.fromkeys(("steps_max", "candidates", "step_size_spread"), (1, math.inf)),
-    **dict.fromkeys(("train_steps_extra", "noise_min", "min_gradient"), (0, math.inf)),
-    **dict.fromkeys(("step_size", "temperature"), (_LEAST, math.inf)),
+    **dict.fromkeys(("layers", "observation_layers", "heads", "train_steps", "train_starts"), (1, _MOST)),
+    **dict.fromkeys(("steps_max", "candidates", "step_size_spread"), (1, _MOST)),
+    **dict.fromkeys(("train_steps_extra", "noise_min", "min_gradient"), (0, _MOST)),
+    **dict.fromkeys(("step_size", "temperature"), (_LEAST, _MOST)),
     "energy_clamp": (_LEAST, 80),  # exp(80) is the last round number that float32 holds
     **dict.fromkeys(("momentum", "dropout"), (0, 0.999)),
     "data_starts": (0, 1),

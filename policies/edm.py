@@ -47,7 +47,7 @@ class EdmConfig:
     one from 5, from which the next is nearer."""
     last_sigma: float | None = None
     """Where the last step begins; unset: at `sigma_min`, where it finds next to no noise to take away. Of three steps
-    none is wasted where the last begins at 0.05 to 0.1."""
+    none is wasted where the last begins at 0.05 to 0.1. A single step begins at the first."""
     sampler: Literal["ddim", "euler_ancestral", "heun"] = "ddim"
     """`ddim` is also the Euler step; `euler_ancestral` draws new noise; `heun` calls the network twice a step."""
 
@@ -59,8 +59,8 @@ class EdmConfig:
         if not self.sigma_min < self.sigma_max < float("inf"):
             raise ConfigError(f"sigma_max is {self.sigma_max}, must be above sigma_min {self.sigma_min}")
         if not self.sigma_min <= self.last < self.first <= self.sigma_max:
-            trained = f"{self.sigma_max} and {self.sigma_min}, the levels of training"
-            raise ConfigError(f"first_sigma {self.first} and last_sigma {self.last} must fall within {trained}")
+            lasts = f"last_sigma {self.last} >= sigma_min {self.sigma_min}"
+            raise ConfigError(f"must hold: sigma_max {self.sigma_max} >= first_sigma {self.first} > {lasts}")
         for name, valid in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
             if getattr(self, name) not in valid:
                 raise ConfigError(unknown(name, getattr(self, name), valid))

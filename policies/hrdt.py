@@ -57,7 +57,7 @@ class HrdtConfig:
     """Euler steps per chunk in inference."""
     last_time: float | None = None
     """Where the last of them begins; unset: all are of equal length, as published. Of two, the last does better from
-    0.9 than from 0.5, with a tenth of the noise left in place of half: coverages of 0.87 and 0.80 in Push-T."""
+    0.9 than from 0.5, with a tenth of the noise left in place of half (docs/policies.md). A single step begins at 0."""
 
 
 class Memory(NamedTuple):
@@ -181,8 +181,8 @@ def _check(config: HrdtConfig, context: ContextSpec) -> None:
     for name in ("width", "layers", "heads", "kv_heads", "hidden", "noise_draws", "sampling_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}, must be at least 1")
-    if config.last_time is not None and not 0 < config.last_time < 1:
-        raise ConfigError(f"last_time is {config.last_time}, must be between 0 and 1")
+    if config.last_time is not None and not 0 < config.last_time < TIME_MAX:
+        raise ConfigError(f"last_time is {config.last_time}, must be between 0 and {TIME_MAX}, where training ends")
     if config.width % config.heads or config.width % 4:
         raise ConfigError(f"width {config.width}: must be a multiple of 4 and of the {config.heads} heads")
     if config.heads % config.kv_heads:

@@ -6,33 +6,34 @@ lists them. Those that training depends on are refused.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 from rich.console import Console
 
 from armature.config import to_plain
 from armature.errors import ConfigError
-from policies.checkpoint import load_policy, read_document, save_checkpoint
+from policies.checkpoint import load_policy, read_checkpoint, save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 
 
 def resampled(policy: ChunkPolicy, method: Any) -> ChunkPolicy:
     """Return a policy for inference with the weights of `policy` that samples as the config `method` says.
 
-    Raises ConfigError where that config would have been trained otherwise.
+    It has no engine, and prompt and goal have to be told again. Raises ConfigError where that config would have been
+    trained otherwise.
     """
     valid = policy.method.sampling_fields
     for name in changes(policy.method_config, method):
         if name not in valid:
-            fields = ", ".join(valid) or "none"
-            raise ConfigError(f"{policy.family}: {name} is more than sampling, it was trained so. Valid: {fields}")
+            raise ConfigError(f"{policy.family}: {name} is more than sampling, it was trained so. {_valid(policy)}")
     other = ChunkPolicy(policy.family, policy.config, method, policy.spec, policy.normalizer)
     other.load_state_dict(policy.state_dict())
-    return other.requires_grad_(False).eval()
+    other.policy_id = f"{policy.policy_id}-resampled"
+    return other.requires_grad_(False).eval().to(policy.device)
 
 
 def changes(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
@@ -49,30 +50,51 @@ def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-def write_resampled(checkpoint: Path, out: Path, policy: ChunkPolicy, method: Any) -> None:
-    """Write what `resampled` makes of the `policy` of a checkpoint to the new folder `out`."""
+def write_resampled(checkpoint: Path, out: Path, method: Any) -> dict[str, tuple[Any, Any]]:
+    """Write what `resampled` makes of a checkpoint to the new folder `out`; return what changed."""
     if out.exists():
         raise ConfigError(f"{out} exists: choose another folder for the checkpoint")
+    policy, (document, weights) = load_policy(checkpoint), read_checkpoint(checkpoint)
     told = changes(policy.method_config, method)
     if not told:
-        raise ConfigError(f"{checkpoint}: nothing would change. Valid: {', '.join(policy.method.sampling_fields)}")
-    provenance = read_document(checkpoint)["provenance"] | {"sampler": {"of": policy.policy_id, "changes": told}}
-    save_checkpoint(out, resampled(policy, method), provenance)
+        raise ConfigError(f"{checkpoint}: nothing would change. {_valid(policy)}")
+    halved = any(tensor.dtype == torch.float16 for tensor in weights.values())
+    provenance = _provenance(document["provenance"], policy.policy_id, told)
+    save_checkpoint(out, resampled(policy, method), provenance, "float16" if halved else "float32")
+    return told
+
+
+def _provenance(before: Mapping[str, Any], policy_id: str, told: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Add what differs from the sampler of the training; a copy of a copy is one of what was trained, too."""
+    provenance = dict(before)
+    earlier = provenance.pop("sampler", {"of": policy_id, "changes": {}})
+    differs = dict(earlier["changes"])
+    for name, (old, new) in told.items():
+        trained = differs.pop(name, (old, new))[0]
+        if new != trained:
+            differs[name] = (trained, new)
+    return provenance | {"sampler": {"of": earlier["of"], "changes": differs}} if differs else provenance
+
+
+def _valid(policy: ChunkPolicy) -> str:
+    return f"Valid: {', '.join(policy.method.sampling_fields) or 'none'}"
 
 
 def main(argv: list[str]) -> int:
     """Run `armature sampler`; print what differs."""
+    if argv in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     if len(argv) < 2 or any(given.startswith("-") for given in argv[:2]):
-        asked = bool({"-h", "--help"} & set(argv))
-        print(__doc__, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        given = " ".join(argv) or "nothing"
+        raise ConfigError(f"armature sampler needs CHECKPOINT and OUT first, then options; got {given}")
     checkpoint, out, *options = argv
     policy = load_policy(checkpoint)
-    before = policy.method_config
-    told = f"{__doc__} What is left of {policy.family}: {', '.join(policy.method.sampling_fields) or 'none'}."
+    described = f"{__doc__} {policy.family} can change these. {_valid(policy)}."
     prog = f"armature sampler {checkpoint} {out}"
-    after = tyro.cli(type(before), prog=prog, description=told, args=options, default=before)
-    write_resampled(Path(checkpoint), Path(out), policy, after)
-    said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes(before, after).items())
+    before = policy.method_config
+    after = tyro.cli(type(before), prog=prog, description=described, args=options, default=before)
+    told = write_resampled(Path(checkpoint), Path(out), after)
+    said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in told.items())
     Console(stderr=True).print(f"{out}: {said}", highlight=False, soft_wrap=True)
     return 0

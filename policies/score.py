@@ -21,6 +21,7 @@ Differences from the paper and its released code:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -189,5 +190,7 @@ def _check(config: ScoreConfig, context: ContextSpec) -> None:
     for name in ("attention_dropout", "residual_dropout", "goal_dropout"):
         if not 0.0 <= getattr(config, name) < 1.0:
             raise ConfigError(f"{name} is {getattr(config, name)}, must be in [0, 1)")
+    if not math.isfinite(config.guidance):
+        raise ConfigError(f"guidance is {config.guidance}, must be a number")
     if config.guidance != 1.0 and config.goal_dropout == 0:
         raise ConfigError(f"guidance is {config.guidance}, which needs goal_dropout above 0: none was trained without")

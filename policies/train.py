@@ -24,7 +24,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from armature.config import from_plain, to_plain
+from armature.config import to_plain
 from armature.errors import ConfigError, InvalidValue, unknown
 from policies.checkpoint import save_checkpoint
 from policies.chunk_policy import ChunkPolicy
@@ -35,7 +35,7 @@ from policies.init_from import initialised, origin_of
 from policies.presets.catalog import PRESETS
 from policies.provenance import provenance
 from policies.registry import compiled_families, family_of
-from policies.train_config import TrainConfig
+from policies.train_config import TrainConfig, read_recorded
 from policies.train_data import TrainData, load_data
 from policies.train_log import TrainLog, interruption
 from policies.train_not_finite import FOLDER, write_not_finite
@@ -159,17 +159,10 @@ def _require_same(config: TrainConfig, data: TrainData, workers: Workers, docume
     if document["dataset_fingerprint"] != data.fingerprint:
         found = f"{data.fingerprint}, the training began with {document['dataset_fingerprint']}"
         raise ConfigError(f"{config.dataset}: the dataset's fingerprint is {found}")
-    before, now = to_plain(_told(config, document["config"])), _recorded(config, workers)
+    before, now = to_plain(read_recorded(document["config"], config)), _recorded(config, workers)
     for name in now:
         if name not in _FREE_TO_CHANGE and before[name] != now[name]:
             raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before[name]}")
-
-
-def _told(config: TrainConfig, recorded: Mapping[str, Any]) -> TrainConfig:
-    """Read a recorded config; what began before an option existed had its default."""
-    # The method apart: which of the methods' configs it is cannot be told from its fields.
-    method = from_plain(type(config.method), recorded["method"])
-    return replace(from_plain(TrainConfig, {**recorded, "method": {}}), method=method)
 
 
 def _recorded(config: TrainConfig, workers: Workers) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from armature.alignment import AlignmentConfig
+from armature.config import from_plain
 from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError
 from data_collection.sampling import SamplingConfig
@@ -109,3 +111,10 @@ class TrainConfig:
     compiled: bool = False
     """Compile what training spends its time on. Only ebt can: a step then takes 0.55 of the time, after a minute for
     a C++ compiler."""
+
+
+def read_recorded(recorded: Mapping[str, Any], like: TrainConfig) -> TrainConfig:
+    """Read the config of a training of the family of `like`; what began before an option existed had its default."""
+    # The method apart: which of the methods' configs it is cannot be told from its fields.
+    method = from_plain(type(like.method), recorded["method"])
+    return replace(from_plain(TrainConfig, {**recorded, "method": {}}), method=method)

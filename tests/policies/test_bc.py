@@ -59,7 +59,7 @@ def test_it_has_the_network_of_diffusion_and_one_learned_chunk_more(new_policy, 
     assert bc.method.start.shape == (8, 3)
 
 
-@pytest.mark.parametrize("name", ["{}_tiny", "{}_small", "{}_paper", "arm_state_{}"])
+@pytest.mark.parametrize("name", ["{}_tiny", "{}_small", "{}_paper", "arm_state_{}", "arm_pixels_{}"])
 def test_presets_are_those_of_diffusion(tmp_path, name):
     bc, diffusion = (PRESETS[name.format(family)](tmp_path, tmp_path) for family in ("bc", "diffusion"))
     method = diffusion.method

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from policies.checkpoint import load_policy, save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.nets.observation import VisionConfig
 from policies.presets.catalog import PRESETS
-from policies.registry import METHODS
+from policies.registry import METHODS, method_class
 from policies.train import train
 from policies.training_state import OptimizerConfig, TrainingState
 
@@ -38,6 +39,13 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIAN
 @every_variant
 def test_keeps_the_policy_protocol(new_policy, family, variant):
     check_policy(new_policy(family, **variant))
+
+
+@every_family
+def test_names_the_fields_of_its_sampling(family):
+    made = method_class(family)
+    for name in made.sampling_fields:
+        attrgetter(name)(made.Config())
 
 
 @every_family

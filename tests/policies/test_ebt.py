@@ -333,6 +333,7 @@ BAD_CONFIGS = {
     "data_starts is 1.5": {"data_starts": 1.5},
     "candidates is 0": {"candidates": 0},
     "min_gradient is -1": {"min_gradient": -1.0},
+    "min_gradient is inf": {"min_gradient": float("inf")},
 }
 
 

@@ -201,7 +201,8 @@ BAD_CONFIGS = {
     "sampling_steps is 0": {"sampling_steps": 0},
     "noise_draws is 0": {"noise_draws": 0},
     "width 30": {"width": 30},
-    "last_time is 1.0": {"last_time": 1.0},
+    "last_time is 0.999, must be between 0 and 0.999": {"last_time": 0.999},
+    "last_time is 0.0": {"last_time": 0.0},
     "kv_heads 3": {"kv_heads": 3},
 }
 

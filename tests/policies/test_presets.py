@@ -44,3 +44,8 @@ def test_from_pixels_as_many_chunks_are_denoised_of_fewer_images(family):
     state, pixels = (PRESETS[f"arm_{seen}_{family}"](Path("dataset"), Path("out")) for seen in ("state", "pixels"))
     assert (state.batch_size, state.method.noise_draws) == (128, 1)
     assert (pixels.batch_size, pixels.method.noise_draws) == (32, 4)
+
+
+@pytest.mark.parametrize("family", METHODS)
+def test_from_pixels_all_families_see_as_many_images(family):
+    assert PRESETS[f"arm_pixels_{family}"](Path("dataset"), Path("out")).batch_size == 32
