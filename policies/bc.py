@@ -1,32 +1,28 @@
 """Behaviour cloning: a chunk is regressed on the observation by its squared error.
 
-The honest baseline of the other families. The network is the U-Net or the transformer of `policies.diffusion`, weight
-for weight, with a learned chunk in place of the noisy one and diffusion step 0: between the two only the objective
-differs, so what diffusion gains is the objective's. Where demonstrations of one observation differ, the best guess by
-squared error is their mean, which may be none of them.
+The honest baseline of the other families. The network is the U-Net of `policies.diffusion`, weight for weight, with a
+learned chunk in place of the noisy one and diffusion step 0: between the two only the objective differs, so what
+diffusion gains is the objective's. Where demonstrations of one observation differ, the best guess by squared error is
+their mean, which may be none of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from armature.errors import ConfigError, unknown
 from policies.context import Context, ContextSpec
 from policies.method import Sampled
-from policies.nets.denoisers import TransformerConfig, UnetConfig
+from policies.nets.denoisers import UnetConfig
 
 
 @dataclass(frozen=True)
 class BcConfig:
     """The network of behaviour cloning."""
 
-    network: Literal["unet", "transformer"] = "unet"
     unet: UnetConfig = field(default_factory=UnetConfig)
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
 
 class BehaviourCloning(nn.Module):
@@ -39,10 +35,7 @@ class BehaviourCloning(nn.Module):
     def __init__(self, config: BcConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()
         self.start = nn.Parameter(torch.randn(chunk_steps, action_dim) * 0.02)
-        networks = {"unet": config.unet, "transformer": config.transformer}
-        if config.network not in networks:
-            raise ConfigError(unknown("network", config.network, networks))
-        self.network = networks[config.network].build(action_dim, chunk_steps, context)
+        self.network = config.unet.build(action_dim, chunk_steps, context)
 
     def loss(self, actions: Tensor, context: Context, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the chunk; nothing is drawn."""

@@ -20,16 +20,10 @@ def small(dataset: Path, out: Path) -> TrainConfig:
     return _regressed(diffusion.small(dataset, out), "bc_small")
 
 
-def attentive(dataset: Path, out: Path) -> TrainConfig:
-    """`small`, with the network of diffusion's `attentive`."""
-    return _regressed(diffusion.attentive(dataset, out), "bc_small")
-
-
 def paper(dataset: Path, out: Path) -> TrainConfig:
     """The published size of diffusion."""
     return _regressed(diffusion.paper(dataset, out), "bc_paper")
 
 
 def _regressed(config: TrainConfig, preset: str) -> TrainConfig:
-    method = BcConfig(config.method.denoiser, config.method.unet, config.method.transformer)
-    return replace(config, method=method, preset=preset)
+    return replace(config, method=BcConfig(config.method.unet), preset=preset)

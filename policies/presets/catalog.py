@@ -11,8 +11,7 @@ from policies.train_config import TrainConfig
 
 SIZES = ("tiny", "small", "paper")
 _FAMILIES = {"diffusion": diffusion, "score": score, "ebt": ebt, "mode": mode, "hrdt": hrdt, "bc": bc}
-_SMALL = {family: module.small for family, module in _FAMILIES.items()}
-_ARM = _SMALL | {"diffusion": diffusion.attentive, "bc": bc.attentive}
+_ARM = {family: module.small for family, module in _FAMILIES.items()} | {"diffusion": diffusion.attentive}
 
 PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
     **{f"{family}_{size}": getattr(module, size) for family, module in _FAMILIES.items() for size in SIZES},

@@ -5,6 +5,7 @@ import torch
 
 from armature.errors import ConfigError
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
+from policies.bc import BcConfig
 from policies.nets.denoisers import UnetConfig
 from policies.presets.catalog import PRESETS
 from policies.training_state import OptimizerConfig, TrainingState
@@ -48,10 +49,8 @@ def test_two_ways_to_do_the_same_are_averaged(new_policy, batch_of):
     assert actions_n.abs().max().item() < 0.1
 
 
-@pytest.mark.parametrize("network", ["unet", "transformer"])
-def test_it_has_the_network_of_diffusion_and_one_learned_chunk_more(new_policy, network):
-    bc = new_policy("bc", observations=VECTORS, method={"network": network})
-    diffusion = new_policy("diffusion", observations=VECTORS, method={"denoiser": network})
+def test_it_has_the_network_of_diffusion_and_one_learned_chunk_more(new_policy):
+    bc, diffusion = (new_policy(family, observations=VECTORS) for family in ("bc", "diffusion"))
     shapes = [
         [(n, p.shape) for n, p in net.named_parameters()] for net in (bc.method.network, diffusion.method.denoiser)
     ]
@@ -59,27 +58,17 @@ def test_it_has_the_network_of_diffusion_and_one_learned_chunk_more(new_policy, 
     assert bc.method.start.shape == (8, 3)
 
 
-@pytest.mark.parametrize("name", ["{}_tiny", "{}_small", "{}_paper", "arm_state_{}", "arm_pixels_{}"])
-def test_presets_are_those_of_diffusion(tmp_path, name):
-    bc, diffusion = (PRESETS[name.format(family)](tmp_path, tmp_path) for family in ("bc", "diffusion"))
-    method = diffusion.method
-    assert (bc.method.network, bc.method.unet, bc.method.transformer) == (
-        method.denoiser,
-        method.unet,
-        method.transformer,
-    )
-    assert (bc.policy, bc.optimizer, bc.steps) == (
+@pytest.mark.parametrize("size", ["tiny", "small", "paper"])
+def test_presets_are_those_of_diffusion(tmp_path, size):
+    bc, diffusion = (PRESETS[f"{family}_{size}"](tmp_path, tmp_path) for family in ("bc", "diffusion"))
+    assert (bc.method.unet, bc.policy, bc.optimizer, bc.steps) == (
+        diffusion.method.unet,
         diffusion.policy,
         diffusion.optimizer,
         diffusion.steps,
     )
 
 
-def test_unknown_networks_are_refused(new_policy):
-    with pytest.raises(ConfigError, match="unknown network 'dit'"):
-        new_policy("bc", method={"network": "dit"})
-
-
 def test_wrong_sizes_are_refused(new_policy):
     with pytest.raises(ConfigError, match="chunk_steps 6"):
-        new_policy("bc", method={"unet": UnetConfig(dims=(8, 8, 8))}, chunk_steps=6)
+        new_policy("bc", method={"unet": BcConfig(UnetConfig(dims=(8, 8, 8))).unet}, chunk_steps=6)

@@ -13,6 +13,7 @@ from armature.cli import main
 from armature.errors import ConfigError
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from policies.checkpoint import WEIGHTS, load_policy, read_document, save_checkpoint
+from policies.nets.denoisers import UnetConfig
 from policies.registry import METHODS, method_class
 from policies.sampler import changes, resampled
 
@@ -79,7 +80,11 @@ def with_field(method: Any, name: str, value: Any) -> Any:
             {"width": 64},
             "hrdt: width is more than sampling, it was trained so. Valid: sampling_steps, last_time",
         ),
-        ("bc", {"network": "transformer"}, "bc: network is more than sampling, it was trained so. Valid: none"),
+        (
+            "bc",
+            {"unet": UnetConfig(dims=(16, 32), kernel=7, groups=4, step_dim=16)},
+            "bc: unet.kernel is more than sampling, it was trained so. Valid: none",
+        ),
         ("diffusion", {"noise_draws": 9}, "diffusion: noise_draws is more than sampling"),
         ("hrdt", {"last_time": 1.5}, "last_time is 1.5"),
     ],

@@ -201,7 +201,7 @@ def test_a_policy_that_cannot_be_guided_is_refused_at_the_start(tmp_path: Path) 
     bounds = {array.name: np.stack([array.low, array.high]) for array in SPEC.observation.select(SEEN).vectors}
     fields = {name: FieldStats.of(value) for name, value in bounds.items()}
     fields["action"] = FieldStats.of(np.stack([SPEC.action.low, SPEC.action.high]))
-    method = BcConfig(unet=UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16))
+    method = BcConfig(UnetConfig(dims=(16, 32), kernel=3, groups=4, step_dim=16))
     policy = ChunkPolicy("bc", config, method, SPEC, Normalizer(fields, dict.fromkeys(fields, "limits")))
     checkpoint = save_checkpoint(tmp_path / "bc", policy, {"dataset_fingerprint": "none", "command": "test"})
     with pytest.raises(ConfigError, match=r"family bc cannot go on .*Valid: diffusion, score, mode, hrdt"):
