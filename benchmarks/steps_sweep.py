@@ -58,8 +58,8 @@ class SweepArguments(Arguments):
     """Folder with FAMILY/checkpoint for every family."""
     families: tuple[str, ...] = tuple(METHODS)
     """Which of them to measure."""
-    episodes: int = 50
-    """Starts per number of evaluations, the same for all."""
+    episodes: int = 200
+    """Starts per number of evaluations, the same for all: of 50, two means differ by POINTS by chance alone."""
     evaluations: tuple[int, ...] = EVALUATIONS
     threads: int = 2
     """CPU threads of torch."""
