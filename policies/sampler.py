@@ -50,11 +50,11 @@ def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, value
 
 
-def write_resampled(checkpoint: Path, out: Path, method: Any) -> dict[str, tuple[Any, Any]]:
-    """Write what `resampled` makes of a checkpoint to the new folder `out`; return what changed."""
+def write_resampled(checkpoint: Path, out: Path, policy: ChunkPolicy, method: Any) -> dict[str, tuple[Any, Any]]:
+    """Write what `resampled` makes of the `policy` of a checkpoint to the new folder `out`; return what changed."""
     if out.exists():
         raise ConfigError(f"{out} exists: choose another folder for the checkpoint")
-    policy, (document, weights) = load_policy(checkpoint), read_checkpoint(checkpoint)
+    document, weights = read_checkpoint(checkpoint)
     told = changes(policy.method_config, method)
     if not told:
         raise ConfigError(f"{checkpoint}: nothing would change. {_valid(policy)}")
@@ -88,13 +88,13 @@ def main(argv: list[str]) -> int:
     if len(argv) < 2 or any(given.startswith("-") for given in argv[:2]):
         given = " ".join(argv) or "nothing"
         raise ConfigError(f"armature sampler needs CHECKPOINT and OUT first, then options; got {given}")
-    checkpoint, out, *options = argv
+    (checkpoint, out), options = map(Path, argv[:2]), argv[2:]
     policy = load_policy(checkpoint)
     described = f"{__doc__} {policy.family} can change these. {_valid(policy)}."
     prog = f"armature sampler {checkpoint} {out}"
     before = policy.method_config
     after = tyro.cli(type(before), prog=prog, description=described, args=options, default=before)
-    told = write_resampled(Path(checkpoint), Path(out), after)
+    told = write_resampled(checkpoint, out, policy, after)
     said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in told.items())
     Console(stderr=True).print(f"{out}: {said}", highlight=False, soft_wrap=True)
     return 0

@@ -21,9 +21,6 @@ PIXELS = PolicyConfig(
 )
 
 
-IMAGES, NOISE_DRAWS = 32, 4
-
-
 def adapted(name: str, policy: PolicyConfig, small: Recipe) -> Recipe:
     """Make the recipe `name` out of a family's preset `small`: its method, with these observations."""
 
@@ -39,7 +36,5 @@ def _sparing_images(config: TrainConfig) -> TrainConfig:
 
     bc and ebt, which draw no noise to denoise, see as many observations as the others.
     """
-    config = replace(config, batch_size=IMAGES)
-    if not hasattr(config.method, "noise_draws"):
-        return config
-    return replace(config, method=replace(config.method, noise_draws=NOISE_DRAWS))
+    draws = {"noise_draws": 4} if hasattr(config.method, "noise_draws") else {}
+    return replace(config, batch_size=32, method=replace(config.method, **draws))
