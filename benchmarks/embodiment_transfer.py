@@ -3,7 +3,8 @@
 The trunk of an H-RDT policy is trained on Lift and Can with the Panda, from state. Then the UR5e, which has other
 joints and another number of them, learns one task from ten demonstrations: once with that trunk and adapters and
 decoder of its own (`--init-from … --new-embodiment`), once from nothing. Both trainings of a pair have the same
-demonstrations, seed and steps, and both are judged on the same episodes.
+demonstrations, seed and steps, and both are judged on the same episodes. By default policies see and move the TCP,
+which means the same for every arm; with `--action joint_position` they see and move joints.
 
 The interval of the difference is a bootstrap over the episodes, each with the mean of its trainings; how much the
 trainings themselves scatter stands in the details.
@@ -26,6 +27,7 @@ from kept_training import trained
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from armature.spec import JOINT_POSITION
 from data_collection.store import create_dataset
 from policies.checkpoint import load_policy
 from policies.hrdt import HrdtConfig
@@ -37,12 +39,14 @@ from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
 from sim.expert import make_expert
 from sim.intervals import wilson_interval
-from sim.rollout import rollout
 from sim.tasks import STATE, SimConfig, robot_spec
+from sim.vector_rollout import vector_rollout
 
 ROBOT, OTHER_ROBOT = "panda", "ur5e"
 DEMONSTRATIONS = 10
 FIRST_SEED, FIRST_TEST_SEED = 10_000, 100_000
+TOGETHER = 10
+"""Episodes that are simulated at once."""
 BOOTSTRAP_DRAWS = 10_000
 
 
@@ -52,6 +56,8 @@ class TransferArguments(Arguments):
 
     task: Literal["lift", "can"] = "can"
     """What the other arm has to learn."""
+    action: Literal["tcp_delta", "joint_position"] = "tcp_delta"
+    """What policies move, and see of the arm: its TCP, or its joints and its TCP."""
     trainings: int = 3
     """Pairs of trainings, each with demonstrations and a seed of its own."""
     episodes: int = 50
@@ -71,25 +77,25 @@ class Effort:
     layers: int
 
 
-FULL = Effort(trunk_demonstrations=100, trunk_steps=8000, steps=2000, width=128, layers=4)
+FULL = Effort(trunk_demonstrations=100, trunk_steps=5000, steps=1500, width=128, layers=4)
 QUICK = Effort(trunk_demonstrations=10, trunk_steps=600, steps=200, width=64, layers=3)
 
 
 def measure(quick: bool, arguments: TransferArguments, work: Path) -> tuple[list[Criterion], dict[str, Any]]:
     """Train all policies and compare them."""
     effort, begin_s = QUICK if quick else FULL, time.monotonic()
-    worlds = [SimConfig(task, cameras=False, robot=ROBOT) for task in ("lift", "can")]
+    worlds = [SimConfig(task, arguments.action, cameras=False, robot=ROBOT) for task in ("lift", "can")]
     demonstrations = _recorded(work / "trunk_demonstrations", worlds, effort.trunk_demonstrations, FIRST_SEED)
-    trunk = trained(_config(demonstrations, work / "trunk", effort, effort.trunk_steps))
-    world = SimConfig(arguments.task, cameras=False, robot=OTHER_ROBOT)
+    trunk = trained(_config(worlds[0], demonstrations, work / "trunk", effort, effort.trunk_steps))
+    world = replace(worlds[0], task=arguments.task, robot=OTHER_ROBOT)
     pairs = [_pair(work, world, trunk, effort, arguments.episodes, k) for k in range(arguments.trainings)]
     outcomes = np.array(pairs)  # (trainings, from nothing | with trunk, episodes)
     low, high = difference_interval(outcomes)
     rates = outcomes.mean(axis=(0, 2))
-    name = f"{OTHER_ROBOT} {arguments.task}: success gained by the trunk, lower end of its interval"
+    name = f"{OTHER_ROBOT} {arguments.task}, {arguments.action}: success gained by the trunk, lower end of its interval"
     criteria = [Criterion(name, low, "rate", "> 0", low > 0)]
     details = {
-        "effort": vars(effort) | {"demonstrations": DEMONSTRATIONS, "task": arguments.task},
+        "effort": vars(effort) | {"demonstrations": DEMONSTRATIONS, "task": arguments.task, "action": arguments.action},
         "from_nothing": _described(outcomes[:, 0]),
         "with_trunk": _described(outcomes[:, 1]),
         "difference": {"mean": rates[1] - rates[0], "low": low, "high": high, "confidence": 0.95},
@@ -113,7 +119,7 @@ def _pair(work: Path, world: SimConfig, trunk: Path, effort: Effort, episodes: i
     """Train from nothing and with the trunk on the same demonstrations; return what became of each test episode."""
     folder = work / f"{world.task}{k}"
     data = _recorded(folder / "demonstrations", [world], DEMONSTRATIONS, FIRST_SEED + 1000 * (k + 1))
-    nothing = replace(_config(data, folder / "nothing", effort, effort.steps), seed=k)
+    nothing = replace(_config(world, data, folder / "nothing", effort, effort.steps), seed=k)
     moved = replace(nothing, out=folder / "with_trunk", init_from=trunk, new_embodiment=True)
     return [_outcomes(trained(config), world, episodes) for config in (nothing, moved)]
 
@@ -122,7 +128,7 @@ def _recorded(path: Path, worlds: list[SimConfig], episodes: int, seed: int) -> 
     """Record `episodes` of the scripted expert in each world into one dataset; one that is there is kept."""
     if path.exists():
         return path
-    draft = path.with_name(f".{path.name}.draft")
+    draft = path.with_name(f".{path.name}.{time.time_ns()}.draft")
     spec, task = robot_spec(worlds[0]), "+".join(world.task for world in worlds)
     with create_dataset(draft, spec, task).writer() as writer, Progress(disable=True) as silent:
         for world in worlds:
@@ -134,20 +140,23 @@ def _recorded(path: Path, worlds: list[SimConfig], episodes: int, seed: int) -> 
     return draft.rename(path)
 
 
-def _config(dataset: Path, out: Path, effort: Effort, steps: int) -> TrainConfig:
-    policy = PolicyConfig(observations=STATE, relative_actions=True)
+def _config(world: SimConfig, dataset: Path, out: Path, effort: Effort, steps: int) -> TrainConfig:
+    moves_joints = world.action == "joint_position"
+    seen = STATE if moves_joints else tuple(name for name in STATE if name != JOINT_POSITION)
+    policy = PolicyConfig(observations=seen, relative_actions=moves_joints)
     method = HrdtConfig(effort.width, effort.layers, heads=4, kv_heads=2, hidden=3 * effort.width)
     every = {"validate_every_steps": steps, "save_every_steps": steps, "validation_fraction": 0.0, "threads": 1}
     return replace(small(dataset, out), policy=policy, method=method, steps=steps, **every)
 
 
 def _outcomes(checkpoint: Path, world: SimConfig, episodes: int) -> list[bool]:
-    policy, env = load_policy(checkpoint), make_env(world)
+    policy, envs = load_policy(checkpoint), [make_env(world) for _ in range(min(episodes, TOGETHER))]
     try:
-        seeds, limits = range(FIRST_TEST_SEED, FIRST_TEST_SEED + episodes), limits_for(env.robot_spec.action)
-        return [rollout(env, policy, seed, default_scheduler(), limits).success for seed in seeds]
+        seeds, limits = range(FIRST_TEST_SEED, FIRST_TEST_SEED + episodes), limits_for(envs[0].robot_spec.action)
+        return [result.success for result in vector_rollout(envs, policy, seeds, default_scheduler(), limits)]
     finally:
-        env.close()
+        for env in envs:
+            env.close()
 
 
 def _described(outcomes: NDArray[np.bool_]) -> dict[str, Any]:
@@ -160,6 +169,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     given = tyro.cli(TransferArguments, prog="benchmarks/embodiment_transfer.py", description=__doc__)
     with tempfile.TemporaryDirectory() as fresh:
-        place = (given.work or Path(fresh)) / ("quick" if given.quick else "full")
+        place = (given.work or Path(fresh)) / ("quick" if given.quick else "full") / given.action
         place.mkdir(parents=True, exist_ok=True)
         sys.exit(main("embodiment_transfer", lambda quick: measure(quick, given, place), given))

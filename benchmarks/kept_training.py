@@ -7,7 +7,9 @@ from pathlib import Path
 
 from armature.config import to_plain
 from armature.errors import ConfigError
-from policies.checkpoint import read_document
+from data_collection.store import open_dataset
+from policies.checkpoint import WEIGHTS, read_document
+from policies.signed_folder import SHA256
 from policies.train import train
 from policies.train_config import TrainConfig, read_recorded
 
@@ -29,7 +31,17 @@ def trained(config: TrainConfig) -> Path:
 
 
 def _require_same(config: TrainConfig) -> None:
-    recorded = read_document(config.out / "checkpoint")["provenance"]["training"]["config"]
+    provenance = read_document(config.out / "checkpoint")["provenance"]
+    origins = {"dataset": (provenance["dataset_fingerprint"], open_dataset(config.dataset).fingerprint)}
+    if config.init_from is not None:
+        origins["init_from"] = (provenance["init_from"]["sha256"], read_document(config.init_from)[SHA256][WEIGHTS])
+    for name, (found, wanted) in origins.items():
+        if found != wanted:
+            raise ConfigError(
+                f"{config.out}: was trained with another {name} ({found[:12]}) than {getattr(config, name)} "
+                f"({wanted[:12]}); remove it or choose another --out"
+            )
+    recorded = provenance["training"]["config"]
     try:
         told = to_plain(read_recorded(recorded, config))
     except ConfigError as error:

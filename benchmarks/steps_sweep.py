@@ -92,7 +92,8 @@ def measure(arguments: SweepArguments, quick: bool) -> tuple[list[Criterion], di
 
 def _criteria(points: list[Point], family: str, wanted: int) -> list[Criterion]:
     coverage = {point.evaluations: point.coverage for point in points if point.family == family}
-    if wanted not in coverage:
+    if wanted not in coverage or max(coverage) == wanted:
+        # Of what is measured alone nothing can be said.
         return []
     points_below = 100 * (coverage[wanted] - max(coverage.values()))
     return [at_least(f"{family}: {wanted} evaluations against its best", points_below, "points", -POINTS)]

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from armature.errors import ConfigError, unknown
+from data_collection.store import open_dataset
 from policies.checkpoint import load_policy, read_document
 from policies.presets.catalog import PRESETS
 from policies.registry import METHODS, compiled_families
@@ -128,6 +129,8 @@ def demonstrations_of(path: Path, task: str, count: int) -> Path:
         name = task.removesuffix("_pixels")
         collect(CollectConfig(draft, name, count, seed=FIRST_SEED, cameras=cameras), Console(stderr=True))
         draft.rename(path)
+    elif (found := len(open_dataset(path).episodes)) != count:
+        raise ConfigError(f"{path}: holds {found} demonstrations, asked for are {count}; choose another --out")
     return path
 
 

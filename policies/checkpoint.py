@@ -18,6 +18,7 @@ from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.normalizer import Normalizer
 from armature.spec import RobotSpec
 from policies.chunk_policy import ACTION, ChunkPolicy
+from policies.device import require_device
 from policies.policy_config import PolicyConfig
 from policies.registry import method_class
 from policies.signed_folder import SHA256, digest
@@ -53,9 +54,10 @@ def load_policy(path: Path | str, device: str = "cpu", prompt: str | None = None
     `engine` is one of `policies.engine`. Raises CheckpointError when the folder is absent, damaged, of an unknown
     family or does not fit the code, and MissingStatistics when its normaliser lacks a field that the policy needs.
     Folders of pretrained encoders must be those it was trained with. Raises ConfigError for a prompt that the policy
-    does not take. What an engine may raise says `policies.engine.make_engine`.
+    does not take, and for a device that is not there. What an engine may raise says `policies.engine.make_engine`.
     """
     path = Path(path)
+    require_device(device)
     if engine != "eager":
         # Tracing and compiling need much that eager policies do without.
         from policies.engine import make_engine, require_known

@@ -75,7 +75,7 @@ def make_engine(name: str, policy: ChunkPolicy, path: Path, sums: Mapping[str, s
     absent, damaged or of other weights, and for an engine whose actions differ from eager's.
     """
     require_known(name)
-    device = policy.device.type
+    device, asked = policy.device.type, name
     name = _fastest(device, path) if name == "auto" else name
     if name == "eager":
         return None
@@ -85,7 +85,13 @@ def make_engine(name: str, policy: ChunkPolicy, path: Path, sums: Mapping[str, s
     if name == "openvino":
         engine = GraphEngine(name, read_engine(path, sums), openvino_runtime.load(path / ENGINE))
     else:
-        graph = trace_sampling(policy)
+        try:
+            graph = trace_sampling(policy)
+        except ConfigError:
+            if asked == "auto":
+                # Of such a policy no graph can be made: it does without.
+                return None
+            raise
         engine = GraphEngine(name, graph.signature, _TORCH_ENGINES[name](graph))
     require_parity(policy, engine)
     return engine

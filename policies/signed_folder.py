@@ -38,9 +38,9 @@ def replace_folder(path: Path, files: Mapping[str, bytes], fs: Fs | None = None)
     fs = Fs() if fs is None else fs
     # Hidden beside it until it is whole, then it holds what was replaced, if anything.
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    if draft.exists():
-        fs.remove_tree(draft)
     make_parents(fs, draft)
+    for left in _left_over(path):
+        fs.remove_tree(left)
     try:
         _write_folder(fs, draft, files)
         _put_in_place(fs, draft, path)
@@ -49,6 +49,18 @@ def replace_folder(path: Path, files: Mapping[str, bytes], fs: Fs | None = None)
         if draft.exists():
             with suppress(OSError):
                 fs.remove_tree(draft)
+
+
+def _left_over(path: Path) -> list[Path]:
+    """Return the drafts of processes that were killed while they wrote, and one of this process."""
+    begin, end = f".{path.name}.", ".draft"
+    named = [each for each in path.parent.iterdir() if each.name.startswith(begin) and each.name.endswith(end)]
+    writers = {each: each.name.removeprefix(begin).removesuffix(end) for each in named}
+    return [each for each, pid in writers.items() if pid.isdigit() and _is_over(int(pid))]
+
+
+def _is_over(pid: int) -> bool:
+    return pid == os.getpid() or not Path(f"/proc/{pid}").exists()
 
 
 def _write_folder(fs: Fs, path: Path, files: Mapping[str, bytes]) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rich.console import Console
 
 from armature.config import to_plain
 from armature.errors import ConfigError, InvalidValue, unknown
-from policies.checkpoint import save_checkpoint
+from policies.checkpoint import read_document, save_checkpoint
 from policies.chunk_policy import ChunkPolicy
 from policies.dataset_torch import batch_indices
 from policies.device import require_compiler, require_device
@@ -46,7 +47,7 @@ from policies.training_state import NotFinite, TrainingState, learning_rate
 
 # May differ between a training and its continuation without changing what is learned.
 _FREE_TO_CHANGE = (
-    *("dataset", "out", "steps", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
+    *("dataset", "out", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
     *("windows", "cache", "rollout", "export", "device", "compiled"),
 )
 
@@ -104,9 +105,11 @@ def _preset_name(argv: list[str]) -> str:
 
 
 def _check(config: TrainConfig) -> None:
-    for name in ("steps", "batch_size", "accumulate_steps", "validate_every_steps", "save_every_steps"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}, must be at least 1")
+    least = {"steps": 1, "batch_size": 1, "accumulate_steps": 1, "validate_every_steps": 1, "save_every_steps": 1,
+             "stop_at_step": 1, "threads": 1, "seed": 0}  # fmt: skip
+    for name, minimum in least.items():
+        if (value := getattr(config, name)) is not None and value < minimum:
+            raise ConfigError(f"{name} is {value}, must be at least {minimum}")
     require_device(config.device)
     if config.compiled:
         require_compiler()
@@ -151,7 +154,7 @@ def _prepare(config: TrainConfig, workers: Workers) -> tuple[TrainData, Training
     if config.compiled:
         policy.method.compile_training()
     if config.resume:
-        _require_same(config, data, workers, state.load(config.out / "training_state"))
+        state.load(config.out / "training_state", partial(_require_same, config, data, workers))
     return data, state
 
 
@@ -190,6 +193,8 @@ class _Run:
         log = TrainLog(config.out / "tensorboard", state.step, config.steps, self.workers.is_main)
         is_stopped = False
         with log, interruption() as interrupted:
+            if state.step >= self.end:
+                self._complete(log)
             begin_s = time.monotonic() - state.seconds
             while state.step < self.end and not is_stopped:
                 self._step(log)
@@ -206,6 +211,15 @@ class _Run:
         if is_stopped:
             raise KeyboardInterrupt
         return config.out / "checkpoint"
+
+    def _complete(self, log: TrainLog) -> None:
+        """Write the checkpoint of the state, where the process that saved the state ended before it could."""
+        path = self.config.out / "checkpoint"
+        if not path.exists() or read_document(path)["provenance"]["training"]["steps"] != self.state.step:
+            self.summary |= {"steps": self.state.step, "seconds": round(self.state.seconds, 1)}
+            if self.data.validation:
+                self._validate(log)
+            self._save(is_best=False)
 
     def _step(self, log: TrainLog) -> None:
         state, config, data = self.state, self.config, self.data.train

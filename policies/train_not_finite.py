@@ -32,8 +32,8 @@ _FOLDER = TensorFolder(
     "tensors.safetensors",
     "report.json",
     "armature-not-finite",
-    1,
-    (*_KEYS, "parameter_norms", "config"),
+    2,
+    (*_KEYS, "prompts", "parameter_norms", "config"),
     is_finite=False,
 )
 
@@ -47,6 +47,7 @@ def write_not_finite(
         **describe(state.policy),
         **{"what": error.what, "value": _json_number(error.value), "step": error.step, "parts": state.workers.parts},
         **{"seed": config["seed"], "precision": config["precision"], "parameter_norms": norms, "config": dict(config)},
+        "prompts": list(state.policy.prompts),
     }
     tensors = {f"policy.{name}": tensor for name, tensor in state.policy.state_dict().items()}
     _FOLDER.write(path, tensors | {f"batch.{name}": tensor for name, tensor in batch.items()}, document)
@@ -57,6 +58,8 @@ def replay(path: Path) -> list[str]:
     document, tensors = _FOLDER.read(path)
     policy = build_policy(path / _FOLDER.document_name, document)
     policy.load_state_dict(_under("policy.", tensors))
+    if document["prompts"]:
+        policy.set_prompts(document["prompts"])
     batch = _under("batch.", tensors)
     lines = [f"step {document['step']}: training {document['what']} was {document['value']}"]
     lines += [f"{kind} {name} is not finite" for kind, name in _not_finite(batch, dict(policy.named_parameters()))]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from armature.errors import CheckpointError, InvalidValue
+from armature.errors import CheckpointError, ConfigError, InvalidValue
 from policies.nets.target_network import follow
 from policies.tensor_folder import TensorFolder
 from policies.train_workers import Workers
@@ -40,6 +40,18 @@ class OptimizerConfig:
     ema_power: float = 0.75
     """The average forgets at rate (1 + step)**-power, so it is young at first and long at the end."""
     ema_max: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        for name in ("learning_rate", "gradient_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"optimizer.{name} is {getattr(self, name)}, must be above 0 and finite")
+        for name in ("weight_decay", "warmup_steps", "ema_power"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"optimizer.{name} is {getattr(self, name)}, must be 0 or more and finite")
+        for name, values in (("betas", self.betas), ("ema_max", (self.ema_max,))):
+            if not all(0 <= value < 1 for value in values):
+                raise ConfigError(f"optimizer.{name} is {getattr(self, name)}, must be in [0, 1)")
 
 
 class NotFinite(InvalidValue):
@@ -103,9 +115,13 @@ class TrainingState:
         }
         _FOLDER.write(path, dict(self._tensors()), document)
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take over a saved state and return its document; raise CheckpointError when it does not fit."""
+    def load(self, path: Path, require_same: Callable[[Mapping[str, Any]], None] = lambda document: None) -> None:
+        """Take over a saved state; raise CheckpointError when it does not fit.
+
+        `require_same` is shown its document first, and raises where that is of another training.
+        """
         document, tensors = _FOLDER.read(path)
+        require_same(document)
         for _, parameter in self._learned():
             moments = {key: torch.zeros_like(parameter) for key in _ADAM_FIELDS[1:]}
             self.optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
@@ -121,7 +137,6 @@ class TrainingState:
             for name, tensor in expected.items():
                 tensor.copy_(tensors[name])
         self.step, self.seconds = int(document["step"]), float(document["seconds"])
-        return document
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for prefix, module in (("policy", self.policy), ("average", self.average)):

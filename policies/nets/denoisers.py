@@ -58,8 +58,13 @@ class TransformerConfig:
 
     def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
         """Make the network; raise ConfigError on sizes that do not go together."""
-        if self.width % (2 * self.heads):
-            raise ConfigError(f"transformer.width {self.width}: must be a multiple of twice the {self.heads} heads")
+        for name in ("layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"transformer.{name} is {getattr(self, name)}, must be at least 1")
+        if self.width < 4 or self.width % (2 * self.heads):
+            raise ConfigError(
+                f"transformer.width {self.width}: must be a multiple of twice the {self.heads} heads, and at least 4"
+            )
         sizes = (chunk_steps, context.obs_steps, self.width, self.layers, self.heads, self.dropout)
         return ConditionalTransformer(action_dim, context.features, *sizes)
 

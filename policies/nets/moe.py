@@ -62,7 +62,7 @@ class Mixture(nn.Module):
 
         A routing of one row holds for all samples.
         """
-        if len(routing.experts) == 1:
+        if len(routing.experts) == 1 and not self.training:
             chosen = zip(routing.weights[0], routing.experts[0].tolist(), strict=True)
             return torch.stack([weight * self.experts[number](x) for weight, number in chosen]).sum(dim=0)
         mixed = torch.zeros_like(x)

@@ -283,3 +283,11 @@ def test_an_image_of_another_size_is_refused_with_both_sizes(new_policy):
     images = np.zeros((1, 48, 64, 3), np.uint8)
     with pytest.raises(InvalidValue, match=r"camera/wrist: shape \(48, 64, 3\), expected \(24, 32, 3\)"):
         policy.infer(replace(observation, values={**observation.values, "camera/wrist": images}))
+
+
+def test_a_device_that_is_not_there_is_named(saved):
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        load_policy(saved, "gpu")
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(ConfigError, match=f"'{absent}'"):
+        load_policy(saved, absent)

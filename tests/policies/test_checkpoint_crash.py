@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +54,17 @@ def test_a_crash_at_any_step_of_a_save_leaves_the_old_checkpoint_or_the_new_one(
     assert found[0] == ids[0]
     assert load_policy(root / NAME).policy_id == ids[1]
     record_property("figure", f"{len(disks)} disks after a crash")
+
+
+def test_a_save_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    mine = (f".{NAME}.{process.pid}.draft", f".{NAME}.{os.getpid()}.draft")
+    others = (f".{NAME}.{os.getppid()}.draft", f".other.{process.pid}.draft", f".{NAME}.note.draft")
+    for name in (*mine, *others):
+        (tmp_path / name).mkdir()
+    replace_folder(tmp_path / NAME, {"a": b"1"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*others, NAME))
 
 
 class NoSwapFs(CrashFs):

@@ -282,6 +282,15 @@ def test_unknown_engines_and_those_of_another_device_are_refused(new_policy, tmp
         load_policy(path, engine="cuda_graph")
 
 
+def test_auto_does_without_where_no_graph_can_be_made_of_a_policy(new_policy, tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("ebt", method={"min_gradient": 1e-3}), {})
+    # As on a GPU, where the fastest needs no file.
+    monkeypatch.setattr("policies.engine._fastest", lambda device, path: "compiled")
+    assert load_policy(path, engine="auto").engine is None
+    with pytest.raises(ConfigError, match="cannot be made one graph"):
+        load_policy(path, engine="compiled")
+
+
 def test_a_missing_package_is_named_and_auto_does_without(new_policy, tmp_path, monkeypatch):
     path = save_checkpoint(tmp_path / "checkpoint", new_policy(), {})
     (path / ENGINE).mkdir()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from armature.cli import main as armature
-from armature.errors import CheckpointError, ConfigError, DatasetError
+from armature.errors import CheckpointError, ConfigError, DatasetError, InvalidValue
 from armature.testing import check_policy, random_observation
 from policies import language
 from policies.checkpoint import load_policy, read_document, save_checkpoint
@@ -20,6 +20,7 @@ from policies.nets.prompts import PROMPT, PromptShape, PromptTable, pooled
 from policies.presets.catalog import PRESETS
 from policies.train import load_data, parse_arguments, train
 from policies.train_config import TrainConfig
+from policies.train_not_finite import replay
 from policies.training_state import OptimizerConfig, TrainingState
 
 
@@ -275,8 +276,17 @@ def test_training_with_prompts_resumes_exactly_and_follows_them(told_config, rec
     weights = [(run.out / "checkpoint" / "weights.safetensors").read_bytes() for run in (through, parts)]
     assert weights[0] == weights[1]
     assert load_policy(path, prompt="push it").config.takes_prompt
-    with pytest.raises(CheckpointError, match=r"does not fit this policy: .* is \(8, 32\), expected \(9, 32\)"):
+    with pytest.raises(ConfigError, match=r"--resume: policy is .*'max_tokens': 9.*, the training began with "):
         train(replace(parts, resume=True, policy=replace(policy, text=text("t5", max_tokens=9))))
+
+
+def test_a_step_that_was_not_finite_is_computed_again_with_its_prompts(told_config, record, text):
+    policy = replace(told_config.policy, text=text("t5"))
+    optimizer = replace(told_config.optimizer, learning_rate=1e30, warmup_steps=0)
+    dataset = record([9, 8, 7, 6], prompts=PROMPTS)
+    with pytest.raises(InvalidValue, match="look at it with"):
+        train(replace(told_config, dataset=dataset, policy=policy, optimizer=optimizer))
+    assert any("first not finite in the output of " in line for line in replay(told_config.out / "not_finite"))
 
 
 def test_an_episode_without_a_prompt_is_named_before_training(told_config, record, text):

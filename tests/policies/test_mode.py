@@ -133,6 +133,14 @@ def test_only_chosen_experts_are_computed_in_evaluation_and_all_have_gradients_i
     assert not mixture.experts[1].out.weight.grad.any()
 
 
+def test_in_training_every_expert_of_a_single_sample_has_a_gradient():
+    mixture = Mixture(8, 4, 16)
+    routing = Routing(torch.tensor([[0, 2]]), torch.ones(1, 2) / 2, torch.ones(1, 4) / 4)
+    mixture(torch.randn(1, 5, 8), routing).sum().backward()
+    assert [expert.out.weight.grad is not None for expert in mixture.experts] == [True] * 4
+    assert mixture.experts[1].out.weight.grad.abs().max() == 0 < mixture.experts[0].out.weight.grad.abs().max()
+
+
 def test_a_fused_mixture_equals_the_mixture_and_shares_weights_between_steps():
     torch.manual_seed(0)
     mixture, x = Mixture(8, 4, 16).eval(), torch.randn(3, 5, 8)

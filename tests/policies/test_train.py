@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -151,6 +152,59 @@ def test_interrupted_training_resumes(train_config, tmp_path):
     assert 0 < done < 100_000
     train(replace(interrupted, resume=True, stop_at_step=done + 2))
     assert training_of(train_config.out)["steps"] == done + 2
+
+
+@pytest.mark.parametrize("saved_before", [True, False], ids=["an older checkpoint", "no checkpoint"])
+def test_a_training_that_ended_before_its_checkpoint_was_written_writes_it(
+    train_config, tmp_path, monkeypatch, saved_before
+):
+    through = replace(train_config, steps=4, out=tmp_path / "through", save_every_steps=2 if saved_before else 4)
+    parts = replace(through, out=tmp_path / "parts")
+    train(through)
+    if saved_before:
+        train(replace(parts, stop_at_step=2))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("policies.train.save_checkpoint", full)
+        with pytest.raises(OSError, match="no space left"):
+            train(replace(parts, resume=saved_before))
+    assert (parts.out / "checkpoint").exists() == saved_before
+    train(replace(parts, resume=True))
+    assert weights_of(parts.out) == weights_of(through.out)
+    assert training_of(parts.out)["validation_loss"] == training_of(through.out)["validation_loss"]
+
+
+def test_the_length_of_a_training_is_not_changed_when_it_is_resumed(train_config):
+    """The learning rate falls to zero at its end."""
+    train(replace(train_config, stop_at_step=1))
+    with pytest.raises(ConfigError, match="--resume: steps is 8, the training began with 20"):
+        train(replace(train_config, resume=True, steps=8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 0.0}, "optimizer.learning_rate is 0.0, must be above 0 and finite"),
+        ({"gradient_clip": -1.0}, "optimizer.gradient_clip is -1.0, must be above 0 and finite"),
+        ({"warmup_steps": -1}, "optimizer.warmup_steps is -1, must be 0 or more"),
+        ({"ema_power": -1.0}, "optimizer.ema_power is -1.0, must be 0 or more"),
+        ({"ema_max": 1.0}, r"optimizer.ema_max is 1.0, must be in \[0, 1\)"),
+        ({"betas": (0.9, 1.0)}, r"optimizer.betas is \(0.9, 1.0\), must be in \[0, 1\)"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        OptimizerConfig(**changes)
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("threads", 0), ("stop_at_step", 0), ("steps", 0)])
+def test_a_number_that_cannot_be_is_named_before_anything_is_read(train_config, name, value):
+    with pytest.raises(ConfigError, match=f"{name} is {value}, must be at least {value + 1}"):
+        train(replace(train_config, **{name: value}))
+    assert not train_config.out.exists()
 
 
 def test_a_run_is_not_overwritten_without_resume(train_config):
