@@ -28,6 +28,7 @@ from learning_curves import Curve, plot, table_of
 from rich.console import Console
 from tasks import demonstrations_of
 
+from armature.config import to_plain
 from armature.errors import ConfigError, unknown
 from policies.checkpoint import load_policy
 from policies.dsrl_learner import DsrlLearnerConfig
@@ -106,6 +107,8 @@ CASES = {
     ),
 }
 METHODS = ("residual", "rlpd", "dsrl")
+_CIRCUMSTANCES = ("base", "dataset", "out", "processes", "threads")
+"""Say where and how something was learned, not what."""
 FIRST_JUDGED_SEED, JUDGED = 3000, 100
 QUICK_STEPS, QUICK_EPISODES, QUICK_DEMONSTRATIONS, QUICK_BASE_STEPS = 200, 4, 4, 20
 
@@ -151,14 +154,39 @@ def _rows(arguments: ResidualArguments, quick: bool) -> list[tuple[str, str, int
 
 def _curve(arguments: ResidualArguments, quick: bool, case: str, method: str, seed: int) -> Curve:
     config = _config(arguments, quick, case, method, seed)
-    done = config.out / "done"
-    if not done.exists():
-        train_dsrl(_steered(config)) if method == "dsrl" else train_residual(config)
-        done.touch()
+    _train_once(_steered(config) if method == "dsrl" else config)
     lines = (config.out / "curve.jsonl").read_text().splitlines()
     points = [json.loads(line) for line in lines]
     judged = _judged(config, quick) if method == "residual" else None
     return Curve(case, method, seed, LEARNER.warmup_steps, points, judged)
+
+
+def _train_once(config: ResidualTrainConfig | DsrlTrainConfig) -> None:
+    """Train, unless that was done; raise ConfigError where something else was, or where it was interrupted."""
+    done = config.out / "done"
+    if done.exists():
+        _require_same(config)
+        return
+    curve = train_dsrl(config) if isinstance(config, DsrlTrainConfig) else train_residual(config)
+    if curve[-1].step < config.steps:
+        raise ConfigError(f"{config.out}: interrupted after {curve[-1].step} of {config.steps} steps; remove it")
+    done.touch()
+
+
+def _require_same(config: ResidualTrainConfig | DsrlTrainConfig) -> None:
+    recorded = json.loads((config.out / "config.json").read_text())
+    for name, wanted in json.loads(json.dumps(to_plain(config), default=str)).items():
+        if name not in _CIRCUMSTANCES and not _agree(recorded.get(name, wanted), wanted):
+            raise ConfigError(
+                f"{config.out}: was learned with {name} {recorded[name]}, asked for is {wanted}; remove it"
+            )
+
+
+def _agree(recorded: Any, wanted: Any) -> bool:
+    """Compare what was configured with what would be; what is younger than the training says nothing."""
+    if isinstance(recorded, dict) and isinstance(wanted, dict):
+        return all(_agree(recorded[name], wanted[name]) for name in recorded.keys() & wanted.keys())
+    return bool(recorded == wanted)
 
 
 def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int, int]:

@@ -71,6 +71,11 @@ class DurableLearner:
         self._open: dict[str, deque[bool]] = {}
         """Of the records without a row yet: whether a person had weight in them."""
         self._is_turned = False
+        given = residual.weights
+        self._first_version = given.version + 1 if given.version else 0
+        """Of the weights that it gives out: newer than those of a residual that was learned elsewhere."""
+        if given.version and not (folder / NETWORKS).exists():
+            self._go_on_from(given)
         self._restore(seed)
 
     @classmethod
@@ -99,7 +104,8 @@ class DurableLearner:
 
     def weights(self) -> ActorWeights:
         """Return the actor for the robot."""
-        return self.learner.weights()
+        weights = self.learner.weights()
+        return replace(weights, version=self._first_version + weights.version)
 
     def taken(self, log_id: str) -> int:
         """Return how many records of a log have become rows: it is gone on from there."""
@@ -135,8 +141,8 @@ class DurableLearner:
             self._scores.save()
         # What these have more than the last one tells, after a crash in between, was not taken.
         self._human.flush()
-        guard, human = self.learner.guard.state(), self._human.total
-        self._replay.flush({"taken": self._taken, "guard": guard, "human": human})
+        told = {"guard": self.learner.guard.state(), "went_back_at": self.learner.went_back_at}
+        self._replay.flush({"taken": self._taken, "human": self._human.total, **told})
 
     def save(self) -> None:
         """Make safe what was taken and what was learned of it."""
@@ -157,8 +163,19 @@ class DurableLearner:
         elif record["share"] > 0 and not flags & EXPLORING:
             # It travels as float32.
             share = guard.share if np.float32(guard.share) == record["share"] else float(record["share"])
-            verdict = self.learner.judge(share, success=success, version=int(record["version"]))
+            version = int(record["version"]) - self._first_version
+            verdict = self.learner.judge(share, success=success, version=version)
             self._is_turned = self._is_turned or verdict is not Verdict.STAYS
+
+    def _go_on_from(self, weights: ActorWeights) -> None:
+        """Begin with an actor that was learned elsewhere, by simulation: critics are not part of it.
+
+        While they get to know the base, which acts alone meanwhile, the actor stays as it is. Then it acts by the share
+        that it had, and the guard compares it with the base from the first episode on.
+        """
+        self._td3.begin_with(weights.arrays)
+        guard = self.learner.guard
+        guard.restore({**guard.state(), "share": max(weights.share, guard.config.share_min)})
 
     def _demonstrations(self) -> Replay | None:
         folder = self._folder.parent / DEMONSTRATIONS
@@ -183,8 +200,9 @@ class DurableLearner:
             document, tensors = _FOLDER.read(self._folder / NETWORKS)
             updates = int(document["updates"])
             self._load(tensors)
-        guard = note.get("guard") or self.learner.guard.state()
-        self.learner.restore({"updates": updates, "guard": guard})
+        learner = self.learner
+        guard, went_back_at = note.get("guard") or learner.guard.state(), note.get("went_back_at", learner.went_back_at)
+        learner.restore({"updates": updates, "guard": guard, "went_back_at": went_back_at})
         self._td3.generator.manual_seed(seed + updates)
 
     def _optimizers(self) -> dict[str, Optimizer]:

@@ -70,7 +70,8 @@ class OnlineLearner(ABC):
         self._pace, self._actor, self._online = config, actor, online
         self.guard = Guard(config.guard, keeps=actor.keeps)
         self.updates = 0
-        self._went_back_at = -1
+        self.went_back_at = -1
+        """How many updates there had been when the actor was last gone back from."""
 
     @property
     @abstractmethod
@@ -99,14 +100,14 @@ class OnlineLearner(ABC):
 
         `version` is that of its weights, None: the newest; those that were given up since tell nothing of what acts.
         """
-        if version is not None and version <= self._went_back_at:
+        if version is not None and version <= self.went_back_at:
             return Verdict.STAYS
         verdict = self.guard.record(share, success=success)
         if verdict is Verdict.GROWS:
             self._actor.keep_actor()
         elif verdict in (Verdict.FALLS, Verdict.RETURNS):
             self._actor.fall_back()
-            self._went_back_at = self.updates
+            self.went_back_at = self.updates
         return verdict
 
     def update(self) -> dict[str, float]:

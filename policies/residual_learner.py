@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from armature.errors import ConfigError
 from policies.actor_weights import ActorWeights
 from policies.frame_replay import FrameReplay
 from policies.online_learner import OnlineLearner, OnlineLearnerConfig
@@ -34,6 +35,12 @@ class LearnerConfig(OnlineLearnerConfig):
     """Of the exploration, as a share of what the residual may do at the time; in the warm-up, of all its reach."""
     noise_memory_steps: float = 5.0
     """How long the noise stays on one side."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        super().__post_init__()
+        if not 0 <= self.noise_std <= 1:
+            raise ConfigError(f"learner.noise_std is {self.noise_std}, must be 0 to 1")
 
 
 class ResidualLearner(OnlineLearner):
@@ -95,11 +102,11 @@ class ResidualLearner(OnlineLearner):
 
     def state(self) -> dict[str, Any]:
         """Return what, beside networks and replay, is gone on from."""
-        return {"updates": self.updates, "guard": self.guard.state()}
+        return {"updates": self.updates, "guard": self.guard.state(), "went_back_at": self.went_back_at}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.updates = state["updates"]
+        self.updates, self.went_back_at = state["updates"], state["went_back_at"]
         self.guard.restore(state["guard"])
 
     def _batch(self) -> tuple[Any, int]:

@@ -16,6 +16,7 @@ demonstrated ones pull the actor; and what acts is an average of the actor's wei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -208,6 +209,12 @@ class ResidualTd3(nn.Module):
         follow(self.target_actor, self.actor, self.config.polyak)
         follow(self.acting, self.actor, 1.0 - self.config.actor_average)
         return torch.stack([value, norm, size.sqrt()]).detach()
+
+    def begin_with(self, actor: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take over an actor that was learned before; it is also what is gone back to at first."""
+        tensors = {name: torch.from_numpy(array) for name, array in actor.items()}
+        for network in (self.actor, self.target_actor, self.acting, self._good_actor):
+            network.load_state_dict(tensors)
 
     def keep_actor(self) -> None:
         """Remember what acts as one that did well."""

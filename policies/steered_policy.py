@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -59,7 +60,8 @@ class NoiseWeights:
 class SteeredPolicy:
     """A frozen policy with the actor that steers it: keeps `armature.policy.Policy`, and needs nothing more of a robot.
 
-    The actor chooses the noise of every chunk, the one in the middle of what it may draw: nothing is left to chance.
+    The actor chooses the noise of a `share` of the chunks, the one in the middle of what it may draw; the others begin
+    with noise of the policy's own. So it was judged while it was learned.
     """
 
     def __init__(self, policy: ChunkPolicy, weights: NoiseWeights) -> None:
@@ -73,11 +75,12 @@ class SteeredPolicy:
         self._actor.load_state_dict(dict(weights.arrays))
         self.spec, self.obs_steps = policy.spec, policy.obs_steps
         self.policy_id = f"steered-{policy.policy_id}"
-        self._episode = policy.begin(0)
+        self._share = weights.share
+        self.reset(0)
 
     def reset(self, seed: int | None = None) -> None:
-        """Begin an episode; nothing is drawn, so any seed gives the same chunks."""
-        self._episode = self._policy.begin(seed)
+        """Begin an episode; a seed fixes which chunks are steered, and the noise of the others."""
+        self._episode, self._rng = self._policy.begin(seed), np.random.default_rng(seed)
 
     @torch.no_grad()
     def infer(self, observation: Observation, committed: CommittedActions | None = None) -> ActionChunk:
@@ -85,7 +88,9 @@ class SteeredPolicy:
         if committed is not None:
             raise ConfigError(f"{self.policy_id} cannot go on from committed actions: schedule it by receding_horizon")
         seen = self._decoder.observe([self._policy.checked(observation)])
-        chunks = self._decoder.chunks(seen, self._decoder.expand(self._actor.mode(seen)))
+        own, is_steered = self._decoder.draw(self._episode)[None], self._rng.random() < self._share
+        noise = self._decoder.expand(self._actor.mode(seen)) if is_steered else own
+        chunks = self._decoder.chunks(seen, noise)
         (answer,) = self._policy.answers([observation], self._decoder.sampled(chunks), [self._episode])
         return replace(answer, policy_id=self.policy_id)
 

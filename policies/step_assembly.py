@@ -21,6 +21,8 @@ from policies.step_log import CORRECTED, CUT, ENDED, FIRST, HELPED, HUMAN, LATCH
 
 GAP_PERIODS = 1.5
 """Base actions further apart than so many periods are not of consecutive steps."""
+REWARD_MAX = 1e6
+"""A larger one is a mistake of its sender; sums of these stay numbers in a log of single precision."""
 Fields = dict[str, Any]
 
 
@@ -126,17 +128,19 @@ class StepAssembly:
         self._advance(now_s)
 
     def reward(self, stamp_ns: int, value: float, now_s: float) -> None:
-        """Take a reward; raise InvalidValue where it is not finite: the episode is broken off there."""
+        """Take a reward; raise InvalidValue beyond REWARD_MAX or where it is none: the episode is broken off there."""
         step = self._step_of(stamp_ns)
         self._reward_ns = max(self._reward_ns, stamp_ns)
-        is_finite = bool(np.isfinite(value))
-        if step is not None and is_finite:
+        is_valid = abs(value) <= REWARD_MAX
+        if step is not None and is_valid:
             step.rewards.append(value)
         elif step is not None:
-            step.void = "reward is not finite"
+            step.void = "reward is out of range"
         self._advance(now_s)
-        if not is_finite:
-            raise InvalidValue(f"reward of {stamp_ns} ns is {value}: the episode is broken off there")
+        if not is_valid:
+            raise InvalidValue(
+                f"reward of {stamp_ns} ns is {value}, allowed +-{REWARD_MAX:g}: the episode is broken off there"
+            )
 
     def end(self, end_ns: int | None, now_s: float, *, success: bool) -> None:
         """Take note that the episode ended with the step of `end_ns`, None: the newest that is known of, and how."""

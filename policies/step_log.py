@@ -26,6 +26,8 @@ Records = NDArray[np.void]
 TOLD_BY_TOPIC, TOLD_BY_LABEL = "topic", "label"
 FORMAT = "armature residual steps 2"
 HEAD_MAX_BYTES = 65_536
+PIECE_RECORDS = 10_000
+"""Of a log that is looked through."""
 
 FIRST, TERMINATED, CUT, EXPLORING, CONTROL, CORRECTED, ENDED, HUMAN, HELPED = 1, 2, 4, 8, 16, 32, 64, 128, 256
 LATCHED = 512
@@ -204,8 +206,12 @@ class StepLog:
 
     def _cut_torn_tail(self) -> int:
         size = os.fstat(self._file).st_size
-        data = os.pread(self._file, size - self._begin, self._begin)
-        self._count = count_whole(data, self._record.itemsize)
+        # In pieces: one read returns 2 GiB at most.
+        self._count, whole = 0, PIECE_RECORDS
+        while whole == PIECE_RECORDS:
+            data = os.pread(self._file, PIECE_RECORDS * self._record.itemsize, self._offset(self._count))
+            whole = count_whole(data, self._record.itemsize)
+            self._count += whole
         os.ftruncate(self._file, self._offset(self._count))
         return size - self._offset(self._count)
 

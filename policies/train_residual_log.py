@@ -76,6 +76,10 @@ class ResidualLog:
         self._writer.add_scalar(f"episodes/{kind}", float(success), step)
         self._writer.add_scalar(f"episodes/{kind}_steps", steps, step)
 
+    def keep_newest(self) -> None:
+        """Keep the actor as it is, judged or not."""
+        self._keep(self._out / "actor")
+
     def evaluation(self, found: Evaluation, learner: OnlineLearner) -> None:
         """Log an evaluation, print it, and keep the actor that it judged."""
         self._writer.add_scalar("evaluation/success", found.successes / found.episodes, found.step)
@@ -90,7 +94,7 @@ class ResidualLog:
             file.write(
                 json.dumps({**asdict(found), "cuts": learner.guard.cuts, "returns": learner.guard.returns}) + "\n"
             )
-        self._keep(self._out / "actor")
+        self.keep_newest()
         if found.successes > self._best:
             self._best = found.successes
             self._keep(self._out / "best")

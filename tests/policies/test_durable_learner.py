@@ -97,6 +97,59 @@ def test_networks_optimisers_and_versions_go_on_where_they_were_saved(folder):
     assert all(bool((moments[0][k]["exp_avg"] == moments[1][k]["exp_avg"]).all()) for k in moments[0])
 
 
+def test_a_residual_that_was_learned_elsewhere_is_gone_on_from_and_guarded(tmp_path):
+    folder = tmp_path / "trained"
+    save_residual(folder, replace(residual(version=500, share=0.8), learner=CONFIG))
+    given = load_residual(folder).weights
+    learner = DurableLearner.open(folder)
+
+    def has_the_actor(weights):
+        return all(np.array_equal(weights.arrays[name], array) for name, array in given.arrays.items())
+
+    # Newer than what the robot has from the folder, and the base alone until the critics know it.
+    first = learner.weights()
+    assert (first.version, first.share, has_the_actor(first)) == (501, 0.0, True)
+    learner.take("log", records(learner, *EPISODE, *EPISODE, share=0.0))
+    while not learner.learner.is_warm:
+        learner.update()
+    warm = learner.weights()
+    assert (warm.version, warm.share, has_the_actor(warm)) == (505, 0.8, True)
+    for _ in range(20):
+        learner.take("log", records(learner, FIRST | CONTROL, TERMINATED | ENDED | CONTROL, share=0.0))
+    failure = records(learner, FIRST, CUT | ENDED, share=np.float32(0.8))
+    # With what the folder held the robot began before the learner was there: nobody knows at which share.
+    failure["version"] = 500
+    learner.take("log", failure)
+    assert list(learner.learner.guard._recent) == []
+    failure["version"] = 505
+    while not learner.learner.guard.cuts:
+        learner.take("log", failure)
+    assert learner.learner.share == pytest.approx(0.4)
+    assert has_the_actor(learner.weights())
+    learner.save()
+    again = DurableLearner.open(folder)
+    assert (again.weights().version, again.learner.share) == (505, pytest.approx(0.4))
+
+
+def test_an_actor_that_was_given_up_is_not_judged_after_a_crash_either(folder):
+    learner = DurableLearner.open(folder)
+    learner.take("log", records(learner, *EPISODE, *EPISODE))
+    for _ in range(5):
+        learner.update()
+    learner.learner.guard.base = [30, 30]
+    failure = records(learner, FIRST, CUT | ENDED, share=np.float32(learner.learner.guard.share))
+    failure["version"] = 5
+    while not learner.learner.guard.cuts:
+        learner.take("log", failure)
+    assert learner.learner.went_back_at == 5
+    learner.flush()
+    again = DurableLearner.open(folder)
+    assert again.learner.went_back_at == 5
+    failure["share"] = again.learner.guard.share
+    again.take("log", failure)
+    assert list(again.learner.guard._recent) == []
+
+
 def test_the_guard_counts_episodes_that_came_to_their_end_and_no_others(folder):
     learner = DurableLearner.open(folder)
     learner.take("log", records(learner, FIRST | CONTROL, TERMINATED | ENDED | CONTROL, share=0.0))

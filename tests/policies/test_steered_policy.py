@@ -112,6 +112,21 @@ def test_a_steered_policy_is_a_policy_whose_noise_the_actor_chose(base, tmp_path
     assert found.policy_id == "steered-diffusion"
 
 
+def test_the_actor_chooses_the_noise_of_its_share_of_the_chunks_and_the_policy_that_of_the_others(base):
+    observation = random_observation(base.spec, 1, np.random.default_rng(3), 0)
+    chunks, (_, weights) = {}, weights_for(base)
+    for share in (0.0, 0.5, 1.0):
+        steered = SteeredPolicy(base, replace(weights, share=share))
+        check_policy(steered)
+        steered.reset(7)
+        chunks[share] = [steered.infer(observation).actions for _ in range(40)]
+    base.reset(7)
+    for chunk in chunks[0.0]:
+        np.testing.assert_allclose(chunk, base.infer(observation).actions, atol=1e-6)
+    actors = sum(np.allclose(chunk, chunks[1.0][0], atol=1e-6) for chunk in chunks[0.5])
+    assert 10 < actors < 30
+
+
 def test_an_actor_of_another_policy_and_a_damaged_one_are_refused(base, tmp_path):
     _, weights = weights_for(base, base_id="diffusion-other")
     with pytest.raises(ConfigError, match="the actor steers diffusion-other, not diffusion"):

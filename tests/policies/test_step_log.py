@@ -101,6 +101,20 @@ def test_a_record_whose_bytes_changed_ends_what_counts(tmp_path):
     assert (len(log), log.torn_bytes) == (2, 2 * SIZE)
 
 
+@pytest.mark.parametrize("count", [0, 3, 4, 7, 8])
+def test_a_log_of_any_length_is_opened_in_pieces(tmp_path, monkeypatch, count):
+    monkeypatch.setattr("policies.step_log.PIECE_RECORDS", 4)
+    log = StepLog(tmp_path / "steps.log", HEAD)
+    for number in range(count):
+        assert log.append(**fields(number))
+    log.close()
+    with (tmp_path / "steps.log").open("ab") as file:
+        file.write(b"torn")
+    log = StepLog(tmp_path / "steps.log", HEAD)
+    assert (len(log), log.torn_bytes) == (count, 4)
+    log.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from policies.residual_view import ResidualView
 from policies.train import train
 from policies.train_residual import ResidualTrainConfig, train_residual
 from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
+from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import CorrectedRobots, Style
 from sim.collect import CollectConfig, collect
 from sim.corrected_world import PolicyNeeds
@@ -89,6 +92,33 @@ def test_it_learns_evaluates_and_keeps_the_actor(config):
     assert weights.residual(np.zeros(weights.input_dim - 8, np.float32), np.zeros(8, np.float32)).any()
     lines = [json.loads(line) for line in (config.out / "curve.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [each.step for each in curve]
+
+
+def test_what_was_learned_after_the_last_evaluation_is_judged_and_kept(config):
+    curve = train_residual(replace(config, steps=40, evaluate_every_steps=1000))
+    assert len(curve) == 2
+    assert curve[-1].step >= 40
+    assert load_residual(config.out / "actor").weights.version > 10
+
+
+def test_an_interrupted_training_keeps_the_newest_actor_and_judges_nothing_more(config, monkeypatch):
+    stop = threading.Event()
+
+    @contextmanager
+    def interruption():
+        yield stop
+
+    class Stopping(ResidualLog):
+        def step(self, step, figures, learner):
+            super().step(step, figures, learner)
+            if step >= 20:
+                stop.set()
+
+    monkeypatch.setattr("policies.train_online.interruption", interruption)
+    monkeypatch.setattr("policies.train_residual.ResidualLog", Stopping)
+    curve = train_residual(replace(config, steps=1000, evaluate_every_steps=1000))
+    assert len(curve) == 1
+    assert load_residual(config.out / "actor").weights.version > 10
 
 
 def test_nothing_follows_a_gate_that_has_latched(config):

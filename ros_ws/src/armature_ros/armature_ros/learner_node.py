@@ -62,10 +62,11 @@ class LearnerNode(Node):
         self.get_logger().info(f"{self._learner.rows} transitions, {updates} updates: ready")
 
     def loop(self, executor: Executor, stop: StopRequest) -> int:
-        """Learn until asked to stop; return the exit code: 3 where the residual has diverged."""
+        """Learn until asked to stop; return the exit code: 3 where what was learned, or what came, is no number."""
         while not stop.requested:
-            executor.spin_once(timeout_sec=0.0 if self._learner.is_due else 0.1)
             try:
+                # What comes is learned from as it is.
+                executor.spin_once(timeout_sec=0.0 if self._learner.is_due else 0.1)
                 self._learn()
                 self._keep()
             except InvalidValue as error:

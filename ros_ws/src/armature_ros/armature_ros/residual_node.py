@@ -185,13 +185,14 @@ class ResidualNode(Node):
 
     def _begin(self, begin_ns: int) -> None:
         self._number += 1
-        if self._log.fault:
-            self._log.retry()
         self._inputs.begin(begin_ns)
         self._detour.begin()
         self._acting.begin_episode(self._number)
         marks = {"episode": self._number, "version": self._acting.version, "share": self._acting.share}
         self._assembly.begin(**marks, flags=self._acting.flags)
+        if self._log.fault:
+            # Not before: what was still held of the last episode does not follow on what the log has of it.
+            self._log.retry()
         self._is_acting, self._asked, self._waits_for_label = True, None, False
 
     def _end(self, end_ns: int | None, *, success: bool) -> None:
