@@ -14,7 +14,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from armature.errors import CheckpointError
+from armature.errors import CheckpointError, InvalidValue
 from armature.provenance import versions
 from policies import openvino_runtime
 from policies.checkpoint import load_policy, read_document
@@ -38,8 +38,8 @@ class ExportConfig:
 def export_engine(path: Path | str) -> Path:
     """Write the engine of the checkpoint at `path`, check it against eager, and return its folder.
 
-    Raises CheckpointError on a bad checkpoint or an engine that is not exact enough, which is not kept, and ConfigError
-    when the policy cannot be one graph.
+    Raises CheckpointError on a bad checkpoint or an engine that is not exact enough, InvalidValue on one whose answers
+    are not finite (neither is kept), and ConfigError when the policy cannot be one graph.
     """
     openvino_runtime.require_installed()
     path = Path(path)
@@ -49,7 +49,7 @@ def export_engine(path: Path | str) -> Path:
     folder = write_engine(path, sums, graph.signature, model, versions(("openvino", "torch")))
     try:
         make_engine("openvino", policy, path, sums)
-    except CheckpointError:
+    except (CheckpointError, InvalidValue):
         shutil.rmtree(folder)
         raise
     return folder

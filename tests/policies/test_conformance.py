@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from operator import attrgetter
 
@@ -133,12 +134,14 @@ def test_overfits_one_batch(new_policy, batch_of, family):
     batch = batch_of(policy, 2)
     batch["action"] = batch["action"][:, :1].expand(-1, policy.config.chunk_steps, -1).contiguous()
     state = TrainingState(policy, OptimizerConfig(learning_rate=3e-3, warmup_steps=20))
-    for _ in range(600):
-        state.update(batch, seed=0, steps=600)
     noise = torch.randn(batch["action"].shape, generator=torch.Generator().manual_seed(0))
-    sampled = state.average.sample(batch, noise, torch.Generator().manual_seed(0)).actions
-    error_n = (sampled - batch["action"]) * policy.action_layer.scale
-    assert error_n.abs().mean().item() < 0.1
+    error_n = math.inf
+    while error_n >= 0.1 and state.step < 600:
+        for _ in range(100):
+            state.update(batch, seed=0, steps=600)
+        sampled = state.average.sample(batch, noise, torch.Generator().manual_seed(0)).actions
+        error_n = ((sampled - batch["action"]) * policy.action_layer.scale).abs().mean().item()
+    assert error_n < 0.1
 
 
 @every_family

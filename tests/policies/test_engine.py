@@ -223,6 +223,20 @@ def test_sampling_that_is_no_fixed_graph_is_refused_by_name(new_policy, message,
 
 
 @needs_openvino
+@pytest.mark.parametrize("error", [CheckpointError("differs from eager"), InvalidValue("energy not finite")])
+def test_an_engine_that_is_not_right_is_not_kept(new_policy, tmp_path, monkeypatch, error):
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("bc"), {})
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr("policies.export.make_engine", refuse)
+    with pytest.raises(type(error), match=str(error)):
+        export_engine(path)
+    assert not (path / ENGINE).exists()
+
+
+@needs_openvino
 def test_an_absent_engine_is_named_and_auto_does_without(new_policy, tmp_path):
     path = save_checkpoint(tmp_path / "checkpoint", new_policy(), {})
     with pytest.raises(CheckpointError, match=f"there is no such engine; make it: armature export {path}"):
