@@ -68,6 +68,10 @@ class ArmWatch:
         # A time of receipt far ahead is no better than one long past.
         return abs(now_ns - self._received_ns) / 1e9 <= self._limits.state_hold_s
 
+    def is_away(self, command: Sequence[float]) -> bool:
+        """Tell whether the newest state is further from `command` than an arm that follows ever is."""
+        return self.state is not None and self._farthest(command, self.state) > self._limits.tracking_latch
+
     def judge(self, now_ns: int, command: Sequence[float]) -> Reason | None:
         """Return what is wrong with the arm at `now_ns` [steady clock] after the last `command`, or None."""
         if self.state is None:

@@ -24,6 +24,8 @@ from armature.types import ActionChunk, Command, CommittedActions, GateState, Re
 
 CLOCK_STEP_NS = 100_000_000
 """Stamps that run so far from the steady clock from one tick to the next were set by somebody."""
+ARMING_NS = 1_000_000_000
+"""So long after it was asked to arm it waits for a state: who has gone to the arm meanwhile is not surprised."""
 
 
 class ControlPath:
@@ -51,6 +53,8 @@ class ControlPath:
         self._newest_ns = -1
         self._offset_ns: int | None = None
         self._arms_at_next_tick = False
+        self._asked_ns: int | None = None
+        """When, on the steady clock, the first tick came since it was asked to arm."""
         self._lock = threading.Lock()
 
     @property
@@ -102,9 +106,9 @@ class ControlPath:
             self._newest_ns, self._measured, self._arms_at_next_tick = begin_ns - 1, None, False
 
     def arm(self) -> None:
-        """Arm at the next tick with a measured state."""
+        """Arm at the next tick with a fresh state, of the next second; after that it has to be asked again."""
         with self._lock:
-            self._arms_at_next_tick = True
+            self._arms_at_next_tick, self._asked_ns = True, None
 
     def disarm(self) -> None:
         """Let nothing through from now on; the arm comes to rest."""
@@ -168,8 +172,8 @@ class ControlPath:
         """Return the command of a tick; None while the state of the arm was never known."""
         with self._lock:
             self._watch_clock(tick)
-            if self._arms_at_next_tick and self._measured is not None:
-                self._arm(tick, self._measured)
+            if self._arms_at_next_tick:
+                self._arm(tick)
             try:
                 command = control_step(
                     tick, self._measured, self._scheduler, self._residual, self._gate, self._takeover
@@ -195,10 +199,18 @@ class ControlPath:
         if self._takeover is not None:
             self._takeover.reset()
 
-    def _arm(self, tick: Tick, measured: Sample) -> None:
+    def _arm(self, tick: Tick) -> None:
         if not self._gate.is_at_rest:
             self.refused["arming in motion"] += 1
             return
+        self._asked_ns = tick.steady_ns if self._asked_ns is None else self._asked_ns
+        if tick.steady_ns - self._asked_ns > ARMING_NS:
+            self.refused["arming expired"] += 1
+            self._arms_at_next_tick = False
+        elif self._measured is not None:
+            self._arm_at(tick, self._measured)
+
+    def _arm_at(self, tick: Tick, measured: Sample) -> None:
         try:
             self._gate.arm(tick, measured)
         except InvalidValue:

@@ -33,6 +33,7 @@ LATCHING = frozenset(
     }
 )
 """What only a new arming ends."""
+GIVE_WAY_NS = 500_000_000
 _OFF_THE_COMMAND = frozenset({Reason.STATE_FROZEN, Reason.TRACKING_LOST})
 # Nearer than this [rad or m] is there: what is left is rounding.
 _THERE = 1e-12
@@ -87,6 +88,8 @@ class SafetyGate:
         self._velocity = [0.0] * len(self._limited)
         self._target: list[float] | None = None
         self._anchor: list[float] | None = None
+        self._held_ns = 0
+        """When, latched, the command last moved, or the arm was last known to be where it is held."""
         self._last_ns = 0
         self._last: Command | None = None
 
@@ -127,7 +130,7 @@ class SafetyGate:
     def latch(self, fault: Reason) -> None:
         """Stop, until armed anew; without effect while disarmed or latched already."""
         if self.is_armed:
-            self.state, self.fault = GateState.LATCHED, fault
+            self.state, self.fault, self._held_ns = GateState.LATCHED, fault, self._last_ns
             # Where the arm has not followed, holding the command would press on against what keeps it.
             state = self._watch.state
             self._anchor = None if state is None or fault not in _OFF_THE_COMMAND else self._standing(state)
@@ -184,10 +187,28 @@ class SafetyGate:
         if reasons and reasons[0] in LATCHING:
             self.latch(reasons[0])
         if self.state is GateState.LATCHED:
+            self._give_way(now_ns, position)
             self._move(self._anchor, ticks)
+            if not self.is_at_rest:
+                self._held_ns = now_ns
             return (Reason.LATCHED, *((self.fault,) if self.fault else ()))
         self.state = GateState.HOLD if target is None else GateState.ARMED
         return (*reasons, *self._move(target, ticks))
+
+    def _give_way(self, now_ns: int, position: list[float]) -> None:
+        """Hold the arm where it is now, once it has been away for GIVE_WAY_NS while its command stood still.
+
+        Somebody has moved it, by hand or with the maker's tool, to recover from the stop: a driver that listens again
+        would lead it back in one leap. One state that is wrong is nothing to give way to.
+        """
+        state, watch = self._watch.state, self._watch
+        if state is None or not watch.is_fresh(now_ns):
+            return
+        if not watch.is_away(position):
+            self._held_ns = now_ns
+        elif now_ns - self._held_ns > GIVE_WAY_NS:
+            self._anchor = None
+            self._rest_at(state)
 
     def _move(self, target: list[float] | None, ticks: int) -> tuple[Reason, ...]:
         """Move the command one tick towards `target`, or towards rest; return which limits were in the way."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small_arm import LIMITS, ORIGIN, TICK_NS, Driver
 
 from armature.control.limits import SafetyLimits
+from armature.control.safety_gate import GIVE_WAY_NS
 from armature.errors import InvalidValue
 from armature.types import Command, GateState, Reason, Sample
 
@@ -81,7 +82,7 @@ class Ordeal:
         self.driver, self.watchdog = Driver(start), Watchdog(LIMITS, 0.1, start)
         self.counts: Counter[Reason] = Counter()
         self._last: Command | None = None
-        self._last_ns = -TICK_NS
+        self._last_ns = self._moved_ns = -TICK_NS
         self._seen = [list(start)]
 
     def happens(self, event) -> None:
@@ -107,6 +108,10 @@ class Ordeal:
         if before is GateState.LATCHED:
             assert command.state is GateState.LATCHED
             assert command.reasons == (Reason.LATCHED, gate.fault)
+            if was_at_rest and command.action.tolist() in self._seen and self._has_held_ns() > GIVE_WAY_NS:
+                # Moved meanwhile: it is held where it is.
+                self.watchdog.restart(command.action)
+                return
         if before is GateState.DISARMED:
             assert (command.state, command.reasons) == (GateState.DISARMED, (Reason.NOT_ARMED,))
             if was_at_rest:
@@ -115,6 +120,11 @@ class Ordeal:
                 return
             assert (np.abs(command.action - place)[:2] <= np.abs(velocity)[:2] * 0.1 + 1e-9).all()
         self.watchdog.see(command, ticks)
+        if command.state is not GateState.LATCHED or any(self.watchdog.velocity):
+            self._moved_ns = self._last_ns
+
+    def _has_held_ns(self) -> int:
+        return self._last_ns - self._moved_ns
 
     def _do(self, act: str) -> None:
         gate = self.driver.gate

@@ -140,6 +140,22 @@ def test_latched_it_does_not_arm_for_a_request_from_before(bench):
     assert bench.path.is_at_rest
 
 
+def test_a_request_to_arm_is_good_for_a_second_in_which_a_fresh_state_has_to_come():
+    bench = Bench()
+    bench.path.arm()
+    for _ in range(11):
+        bench.tick()
+    assert bench.path.is_driving
+    bench.tick()
+    assert not bench.path.is_driving
+    assert bench.path.counts()["refused: arming expired"] == 1
+    bench.measure()
+    assert bench.tick().state is GateState.DISARMED
+    bench.path.arm()
+    bench.measure()
+    assert bench.tick().state is GateState.HOLD
+
+
 def test_while_the_arm_comes_to_rest_it_does_not_arm_and_says_that_it_is_in_motion(bench):
     away = np.add(ORIGIN, (0.5, 0.0, 0.0))
     bench.path.take_chunk(ActionChunk(bench.stamp_ns, bench.stamp_ns, TICK_NS, np.tile(away, (8, 1))), bench.stamp_ns)

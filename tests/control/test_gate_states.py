@@ -153,6 +153,41 @@ def test_a_latched_gate_brakes_and_holds_whatever_is_asked_until_it_is_armed(dri
     assert driver.ask([0.09, 0.0, 0.04]).action.tolist() == [0.09, 0.0, 0.04]
 
 
+def test_a_latched_gate_holds_an_arm_that_was_moved_where_it_is_found_and_stays_latched(driver):
+    driver.reach([0.5, 0.1, 0.04])
+    driver.gate.latch(Reason.OPERATOR)
+    assert driver.ask(ORIGIN).action.tolist() == [0.5, 0.1, 0.04]
+    # Its driver is stopped, and a person leads the arm aside.
+    for _ in range(10):
+        assert driver.ask(ORIGIN, measured=None).action.tolist() == [0.5, 0.1, 0.04]
+    driver.arm_is_at = np.array([-0.3, 0.1, 0.06])
+    command = driver.ask(ORIGIN)
+    assert command.action.tolist() == [-0.3, 0.1, 0.06]
+    assert (command.state, command.reasons) == (LATCHED, (Reason.LATCHED, Reason.OPERATOR))
+
+
+def test_a_latched_gate_gives_way_to_half_a_second_of_states_elsewhere_and_not_to_a_wrong_one(driver):
+    driver.gate.latch(Reason.OPERATOR)
+
+    def held_while_at(place: float) -> float:
+        driver.arm_is_at = np.array([place, 0.0, 0.04])
+        return driver.ask(ORIGIN).action[0]
+
+    assert [held_while_at(place) for place in (0.0, 0.9, 0.0)] == [0.0, 0.0, 0.0]
+    assert [held_while_at(0.9) for _ in range(6)] == [0.0] * 5 + [0.9]
+
+
+def test_a_gate_that_goes_back_to_where_the_arm_was_does_so_within_the_limits_before_it_gives_way(driver):
+    driver.reach([0.5, 0.1, 0.04])
+    places = [0.5]
+    for _ in range(20):
+        driver.arm_is_at = np.array([-0.1, 0.1, 0.04])
+        places.append(driver.ask([0.5, 0.1, 0.04]).action[0])
+    assert driver.gate.fault is Reason.TRACKING_LOST
+    assert np.abs(np.diff(places)).max() <= 0.1 + 1e-12
+    assert places[-1] == pytest.approx(-0.1)
+
+
 def test_the_first_fault_is_kept_and_disarming_does_not_end_it(driver):
     driver.gate.latch(Reason.SECOND_WRITER)
     driver.gate.latch(Reason.OPERATOR)

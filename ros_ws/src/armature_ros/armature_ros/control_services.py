@@ -36,6 +36,8 @@ class ControlServices:
 
     def _arm(self) -> tuple[bool, str]:
         node, topic, command_topic = self._node, self._node.config.joint_state_topic, self._node.config.command_topic
+        if not node.is_active:
+            return False, "control_node is not active: activate it first"
         if not node.joint_state_subscription.get_publisher_count():
             return False, f"nobody publishes {topic}"
         if not node.outputs.has_listener():
@@ -43,7 +45,7 @@ class ControlServices:
         if node.outputs.count_writers() != 1:
             return False, f"{node.outputs.count_writers()} nodes publish {command_topic}, must be control_node alone"
         node.path.arm()
-        return True, f"armed from the next message on {topic}"
+        return True, f"armed from the next message on {topic}, if one comes within a second"
 
     def _disarm(self) -> tuple[bool, str]:
         self._node.path.disarm()
