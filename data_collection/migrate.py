@@ -7,8 +7,8 @@ chunks of several frames, no encodings.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from armature.spec import RobotSpec
 from data_collection.commit_log import LOG_NAME, decode_line
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.store import FORMAT, Dataset, create_dataset, open_dataset
+from data_collection.writer_lock import remove_draft
 
 _ROWS = 256
 
@@ -35,7 +36,7 @@ def migrate(old: Path, new: Path, on_episode: Callable[[int], None] = lambda _: 
     if new.exists():
         raise DatasetError(f"{new}: exists already; choose a new path")
     draft = new.with_name(f".{new.name}.migrating")
-    shutil.rmtree(draft, ignore_errors=True)
+    remove_draft(draft)
     try:
         dataset = create_dataset(draft, RobotSpec.from_json(attributes["spec"]), attributes["task"])
         with dataset.writer() as writer:
@@ -44,7 +45,8 @@ def migrate(old: Path, new: Path, on_episode: Callable[[int], None] = lambda _: 
                 on_episode(count)
         _compare(old, dataset, entries)
     except ArmatureError:
-        shutil.rmtree(draft, ignore_errors=True)
+        with suppress(DatasetError):  # another migration may be writing it
+            remove_draft(draft)
         raise
     fs = Fs()
     fs.rename(draft, new)

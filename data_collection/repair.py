@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from data_collection import commit_log, history
 from data_collection.commit_log import LINE, LOG_NAME
 from data_collection.episode import Episode
 from data_collection.history import DROP, END, INCOMPLETE, EpisodeRecord, empty_extent
-from data_collection.layout import EPISODES, episode_folder
+from data_collection.layout import DATA, EPISODES, STAMPS, episode_folder
 from data_collection.recovery import close_arrays
 from data_collection.store import Dataset, open_dataset
+from data_collection.streams import OPTIONAL
 from data_collection.verify import verified_length
 from data_collection.writer_lock import WriterLock
 
@@ -66,11 +68,13 @@ def _verdict(episode: Episode) -> dict[str, Any] | None:
     if not damaged:
         return None
     stamps = {name: _stamps(episode, name, length) for name, length in lengths.items()}
-    if any(len(stamps[name]) == 0 for name in damaged):
-        return {"kind": DROP, "episode": episode.index}
-    end_ns = min(int(stamps[name][-1]) for name in damaged)
+    gone = [name for name in damaged if len(stamps[name]) == 0]
+    if needed := [name for name in gone if name not in OPTIONAL]:
+        return {"kind": DROP, "episode": episode.index, "unreadable": needed}
+    end_ns = min((int(stamps[name][-1]) for name in damaged if name not in gone), default=sys.maxsize)
     extents = {name: _extent(values[values <= end_ns]) for name, values in stamps.items()}
-    reason = f"repaired: damage in {', '.join(damaged)}"
+    lost = f"; nothing of {', '.join(gone)} can be read" if gone else ""
+    reason = f"repaired: damage in {', '.join(damaged)}{lost}"
     metadata = {"outcome": INCOMPLETE, "success": None, "termination": reason}
     return {"kind": END, "episode": episode.index, "streams": extents, "metadata": metadata}
 
@@ -80,8 +84,12 @@ def _carry_out(fs: Fs, dataset: Dataset, episode: Episode, entry: dict[str, Any]
     if entry["kind"] == DROP:
         if folder.exists():
             _set_aside(fs, dataset.path, folder)
-        return f"episode {episode.index}: nothing can be read; its files are in {LOST}/"
+        unreadable = ", ".join(entry["unreadable"])
+        return f"episode {episode.index}: nothing of {unreadable} can be read; its files are in {LOST}/"
     _set_aside(fs, dataset.path, folder, copy=True)
+    for name in entry["streams"]:
+        for array in (DATA, STAMPS):
+            (folder / name / array).mkdir(parents=True, exist_ok=True)
     record = EpisodeRecord(episode.index, {}, entry["streams"])
     close_arrays(fs, folder, record, dataset.streams, dataset.encodings)
     kept = ", ".join(f"{e['length']} of {episode.length(n)} {n}" for n, e in entry["streams"].items() if e["length"])

@@ -21,6 +21,8 @@ TAKEOVER = "control/takeover"
 """1 while a person drives, 0 while the policy does; empty where nobody says."""
 REWARD = "reward"
 """Empty where nobody gives one."""
+OPTIONAL = (ACTION_REQUESTED, TAKEOVER, REWARD)
+"""Streams that need not have a sample at every command, nor any at all."""
 
 _TAKEOVER_ARRAY = ArraySpec(TAKEOVER, (1,), "uint8", "1", labels=("engaged",))
 _REWARD_ARRAY = ArraySpec(REWARD, (1,), "float64", "1", labels=("reward",))

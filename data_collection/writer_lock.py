@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -33,6 +34,17 @@ class WriterLock:
     def release(self) -> None:
         """Let the next writer in."""
         os.close(self._descriptor)
+
+
+def remove_draft(draft: Path) -> None:
+    """Remove a dataset in the making, if there is one; raise DatasetError, naming the writer, where it is at work."""
+    if not draft.exists():
+        return
+    lock = WriterLock(draft)
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def _describe_owner(content: bytes) -> str:

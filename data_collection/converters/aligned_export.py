@@ -16,13 +16,11 @@ from armature.errors import DatasetError
 from armature.spec import ArraySpec
 from data_collection.converters.foreign_array import ForeignArray, Plan
 from data_collection.store import Dataset, Episode
-from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER
+from data_collection.streams import ACTION_EXECUTED, OPTIONAL, REWARD, TAKEOVER
 from data_collection.windows import MAX_AGE_NS
 
 Incomplete = Literal["refuse", "leave-out", "include"]
 _BLOCK_BYTES = 4 << 20
-_NOT_NEEDED = (ACTION_REQUESTED, TAKEOVER, REWARD)
-"""Streams that need not have a sample at every tick, nor any at all."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,12 @@ class AlignedEpisode:
     def blocks(self, array: ArraySpec, rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[Any]]:
         """Read a stream tick by tick in pieces of some MiB; where there is no sample, floats are NaN.
 
+        Rewards are summed instead: each counts once, at the newest tick not after it, and other ticks have 0.
         `rows` may name other rows than those of the ticks. Raises DatasetError where there is no sample and no NaN.
         """
+        if array.name == REWARD and REWARD in self.rows:
+            yield self._rewards()
+            return
         rows = self.rows.get(array.name, np.full(self.steps, -1)) if rows is None else rows
         count = max(1, _BLOCK_BYTES // max(1, array.size * np.dtype(array.dtype).itemsize))
         for start in range(0, len(rows), count):
@@ -54,6 +56,15 @@ class AlignedEpisode:
         stamps_ns, _ = self.episode.read_stamps(stream)
         later_ns = np.append(self.ticks_ns[1:], self.ticks_ns[-1] + period_ns)
         return newest_not_after(stamps_ns, later_ns, MAX_AGE_NS)
+
+    def _rewards(self) -> NDArray[np.float64]:
+        """Return the rewards (N, 1), those from before the first tick at the first: their sum is the episode's."""
+        stamps_ns, _, values = self.episode.read(REWARD)
+        ticks = np.maximum(np.searchsorted(self.ticks_ns, stamps_ns, side="right") - 1, 0)
+        rewards = np.zeros((self.steps, 1))
+        rewards[ticks] = -0.0  # to which a lone -0.0 can be added and come out bit for bit
+        np.add.at(rewards, ticks, values)
+        return rewards
 
     def _read(self, array: ArraySpec, rows: NDArray[np.int64]) -> NDArray[Any]:
         has_sample = rows >= 0
@@ -108,7 +119,7 @@ def align(episode: Episode, streams: tuple[str, ...]) -> AlignedEpisode:
     """
     ticks_ns = episode.read_stamps(ACTION_EXECUTED)[0]
     stamps = {name: episode.read_stamps(name)[0] for name in streams if episode.length(name)}
-    needed = [name for name in streams if name not in _NOT_NEEDED]
+    needed = [name for name in streams if name not in OPTIONAL]
     if empty := [name for name in (ACTION_EXECUTED, *needed) if episode.length(name) == 0]:
         raise DatasetError(f"{_name(episode)} has no samples of {', '.join(dict.fromkeys(empty))}")
     first = int(np.searchsorted(ticks_ns, max(stamps[name][0] for name in needed)))
@@ -129,7 +140,7 @@ def _exported_streams(dataset: Dataset, episodes: list[Episode], leave_out: tupl
     """List the streams to export: observations and action, and of the others those that have samples anywhere."""
     if wrong := [name for name in leave_out if name not in dataset.streams or name == ACTION_EXECUTED]:
         raise DatasetError(f"leave_out: {', '.join(wrong)}: valid are {', '.join(dataset.streams)}, not the action")
-    extra = [name for name in _NOT_NEEDED if any(episode.length(name) for episode in episodes)]
+    extra = [name for name in OPTIONAL if any(episode.length(name) for episode in episodes)]
     names = [name for name in (*dataset.spec.observation.names, ACTION_EXECUTED, *extra) if name not in leave_out]
     if TAKEOVER in names and (lacking := [episode.index for episode in episodes if not episode.length(TAKEOVER)]):
         raise DatasetError(

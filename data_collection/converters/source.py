@@ -75,6 +75,14 @@ def require_plausible(what: str, shape: Sequence[int], dtype: np.dtype[Any]) -> 
 def fingerprint_of(source: Source) -> str:
     """Return a hash of what is imported and from where, by which an interrupted import is recognised."""
     told = (source.task, source.spec.fingerprint, sorted(source.encodings.items()), dict(source.attributes))
-    text = repr((str(source.path.resolve()), *told))
+    text = repr((str(source.path.resolve()), *told, _files_of(source.path)))
     names = "\n".join(f"{episode.name} {episode.steps}" for episode in source.episodes)
     return hashlib.sha256(f"{text}\n{names}".encode()).hexdigest()[:16]
+
+
+def _files_of(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change [ns] of every file, by which content that was replaced is recognised."""
+    files = {file.relative_to(path): file for file in (path, *path.rglob("*")) if file.is_file()}
+    # Not of hidden folders: the draft is one, perhaps beside the source's files.
+    told = [(name, file.stat()) for name, file in files.items() if not any(p.startswith(".") for p in name.parts[:-1])]
+    return sorted((name.as_posix(), status.st_size, status.st_mtime_ns) for name, status in told)

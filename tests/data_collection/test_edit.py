@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from armature.cli import main
+from armature.errors import DatasetError
 from armature.spec import RobotSpec
+from data_collection.copying import merge
+from data_collection.migrate import migrate
 from data_collection.store import Dataset, Episode, create_dataset, open_dataset
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -101,6 +105,57 @@ def test_split_gives_every_episode_to_one_side(tmp_path: Path, dataset: Dataset)
     assert sorted(e.metadata["seed"] for e in [*train, *test]) == [3, 9, 70]
 
 
+def test_split_looks_at_both_parts_before_it_copies(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test").mkdir()
+    assert run("split", dataset.path, "--first", tmp_path / "train", "--second", tmp_path / "test") == 2
+    assert f"{tmp_path}/test: exists already; choose a new path" in capsys.readouterr().err
+    both = ("--first", tmp_path / "train", "--second", tmp_path / "test/../train")
+    assert run("split", dataset.path, *both, "--fraction", 0.7) == 2
+    assert "train: is given for both parts; choose two paths" in capsys.readouterr().err
+    assert not (tmp_path / "train").exists()
+
+
+def test_a_merge_keeps_what_its_datasets_say_alike(tmp_path: Path, robot: RobotSpec) -> None:
+    sources = [
+        {"format": "robomimic", "path": f"{k}.hdf5", "mask": {"train": [f"demo_{k}"]}, "plan": {"reward": "r"},
+         "data_attributes": {"env": "Lift", "date": k}}
+        for k in (1, 2)
+    ]  # fmt: skip
+    given = [
+        create_dataset(tmp_path / f"{k}", robot, "lift", attributes={"source": source, "import_key": f"{k}"})
+        for k, source in enumerate([*sources, sources[0] | {"plan": {"reward": "other"}}, {}])
+    ]
+    alike = {"format": "robomimic", "plan": {"reward": "r"}, "data_attributes": {"env": "Lift"}}
+    assert merge(given[:2], tmp_path / "merged").attributes == {"source": alike}
+    assert merge(given[:3], tmp_path / "renamed").attributes == {"source": {}}
+    assert merge(given[2:], tmp_path / "no source").attributes == {"source": {}}
+    assert merge(given[:1], tmp_path / "copy").attributes == given[0].attributes
+
+
+def test_filter_keys_come_along_only_while_they_name_the_same_episodes(tmp_path: Path, robot: RobotSpec) -> None:
+    def imported(name: str, *episodes: str) -> Dataset:
+        attributes = {"source": {"format": "robomimic", "mask": {"train": ["demo_0"]}}}
+        dataset = create_dataset(tmp_path / name, robot, "lift", attributes=attributes)
+        with dataset.writer() as writer:
+            for episode in episodes:
+                writer.begin().end({"source_episode": episode})
+        return dataset
+
+    parts = [imported("one", "demo_0"), imported("two", "demo_1"), imported("again", "demo_0")]
+    assert merge(parts[:2], tmp_path / "whole").attributes == parts[0].attributes
+    assert merge(parts, tmp_path / "double").attributes == {"source": {"format": "robomimic"}}
+
+
+def test_a_second_copy_leaves_the_draft_of_a_running_one_alone(tmp_path: Path, dataset: Dataset) -> None:
+    def merge_again(_: int) -> None:
+        with pytest.raises(DatasetError, match=rf"\.copy\.copying: is being written by process {os.getpid()} on"):
+            merge([dataset], tmp_path / "copy")
+
+    assert len(merge([dataset], tmp_path / "copy", merge_again).episodes) == 3
+
+
 def test_a_damaged_episode_is_not_copied(tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     chunk = dataset.path / "episodes/000001/camera/scene/data/c.0.0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
@@ -134,6 +189,14 @@ def test_version_1_is_copied_with_every_sample(tmp_path: Path, version_1: Path) 
     metadata = dataset.episodes[1].metadata
     assert (metadata["seed"], metadata["outcome"], metadata["operator"]) == (300, "failure", "ada")
     assert metadata["migrated_from"]["versions"]["armature"] == "0.1.0"
+
+
+def test_a_second_migration_leaves_the_draft_of_a_running_one_alone(tmp_path: Path, version_1: Path) -> None:
+    def migrate_again(_: int) -> None:
+        with pytest.raises(DatasetError, match=rf"\.new\.migrating: is being written by process {os.getpid()} on"):
+            migrate(version_1, tmp_path / "new")
+
+    assert len(migrate(version_1, tmp_path / "new", migrate_again).episodes) == 2
 
 
 @pytest.mark.fault(row=51)

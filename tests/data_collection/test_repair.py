@@ -89,9 +89,56 @@ def test_an_episode_is_cut_before_the_first_damaged_frame(dataset: Dataset) -> N
 @pytest.mark.fault(row=50)
 def test_an_episode_of_which_nothing_can_be_read_is_taken_out_and_kept_aside(dataset: Dataset) -> None:
     flip(dataset.path / "episodes/000000/joint/position/stamps_ns/c.0.0", 0.5)
-    assert repair(dataset.path) == ["episode 0: nothing can be read; its files are in lost/"]
+    assert repair(dataset.path) == ["episode 0: nothing of joint/position can be read; its files are in lost/"]
     assert [episode.index for episode in dataset.episodes] == [1]
     assert (dataset.path / "lost/000000.0/joint/position/stamps_ns/c.0.0").is_file()
+
+
+def record_with_reward(path: Path, robot: RobotSpec) -> Dataset:
+    """One episode of 5 steps, one block for each stream."""
+    dataset = create_dataset(path, robot, "lift")
+    with dataset.writer() as writer:
+        episode = writer.begin()
+        for name in ("joint/position", "action/executed", "action/requested", "reward"):
+            array, rows = dataset.streams[name], np.arange(5)
+            values = np.broadcast_to(rows.reshape(5, 1), (5, *array.shape)).astype(array.dtype)
+            episode.append(name, rows * 50_000_000, rows, values)
+        episode.end({"outcome": "success", "success": True})
+    return dataset
+
+
+@pytest.mark.fault(row=50)
+@pytest.mark.parametrize("name", ["reward", "action/requested"])
+def test_a_stream_that_nobody_needs_does_not_cost_the_episode(tmp_path: Path, robot: RobotSpec, name: str) -> None:
+    dataset = record_with_reward(tmp_path / "set", robot)
+    flip(dataset.path / f"episodes/000000/{name}/data/c.0.0", 0.5)
+    (done,) = repair(dataset.path)
+    said = f"repaired: damage in {name}; nothing of {name} can be read"
+    assert done.startswith(f"episode 0: {said}; kept 5 of 5 joint/position")
+    (episode,) = dataset.episodes
+    assert (episode.metadata["termination"], episode.outcome, episode.length(name)) == (said, "incomplete", 0)
+    require_prefixes(dataset)
+    assert (episode.length("joint/position"), episode.steps) == (5, 5)
+    assert repair(dataset.path) == []
+
+
+@pytest.mark.fault(row=50)
+def test_a_lost_folder_of_such_a_stream_does_not_either(tmp_path: Path, robot: RobotSpec) -> None:
+    dataset = record_with_reward(tmp_path / "set", robot)
+    shutil.rmtree(dataset.path / "episodes/000000/reward")
+    flip(dataset.path / "episodes/000000/action/requested/stamps_ns/c.0.0", 0.5)
+    (done,) = repair(dataset.path)
+    assert "damage in action/requested, reward; nothing of action/requested, reward can be read; kept 5 of" in done
+    assert dataset.episodes[0].steps == 5
+    assert repair(dataset.path) == []
+
+
+@pytest.mark.fault(row=50)
+def test_what_the_episode_is_dropped_for_is_named(tmp_path: Path, robot: RobotSpec) -> None:
+    dataset = record_with_reward(tmp_path / "set", robot)
+    for name in ("reward", "action/executed"):
+        flip(dataset.path / f"episodes/000000/{name}/data/c.0.0", 0.5)
+    assert repair(dataset.path) == ["episode 0: nothing of action/executed can be read; its files are in lost/"]
 
 
 def test_a_lost_commit_line_costs_no_frame_that_another_line_vouches_for(dataset: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from armature.spec import RobotSpec
 from data_collection.converters.importing import import_source
 from data_collection.converters.source import Block, Source, require_plausible, stream_name
 from data_collection.store import open_dataset
+from data_collection.stream_writer import StreamWriter
 from data_collection.streams import ACTION_EXECUTED
 
 
@@ -75,6 +77,67 @@ def test_an_interrupted_import_goes_on_where_it_was(tmp_path: Path, robot: Robot
     dataset = import_source(source(robot, *episodes), tmp_path / "set")
     assert [e.metadata["source_episode"] for e in dataset.episodes] == ["demo_1", "demo_2", "demo_3"]
     assert [episode.reads for episode in episodes] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_episode_that_was_cut_off_while_it_was_ended_is_copied_again(
+    tmp_path: Path, robot: RobotSpec, error: BaseException
+) -> None:
+    def break_off(_: StreamWriter) -> None:
+        raise error
+
+    episodes = [Given("demo_1"), Given("demo_2", metadata={"outcome": "success", "success": True})]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises((KeyboardInterrupt, DatasetError)):
+        import_source(
+            source(robot, *episodes), tmp_path / "set", lambda _: patch.setattr(StreamWriter, "finish", break_off)
+        )
+    (first, second) = open_dataset(tmp_path / ".set.importing").episodes
+    assert (first.outcome, second.outcome, second.steps) == ("", "incomplete", 4)
+    dataset = import_source(source(robot, *episodes), tmp_path / "set")
+    assert [(e.metadata["source_episode"], e.outcome, e.metadata["success"]) for e in dataset.episodes] == [
+        ("demo_1", "", None), ("demo_2", "success", True),
+    ]  # fmt: skip
+    assert [episode.reads for episode in episodes] == [1, 2]
+
+
+@pytest.mark.parametrize("task", ["lift", "can"])
+def test_a_second_import_leaves_the_draft_of_a_running_one_alone(tmp_path: Path, robot: RobotSpec, task: str) -> None:
+    def import_again(_: int) -> None:
+        with pytest.raises(DatasetError, match=rf"\.set\.importing: is being written by process {os.getpid()} on"):
+            import_source(replace(source(robot, Given("demo_1")), task=task), tmp_path / "set")
+
+    dataset = import_source(source(robot, Given("demo_1"), Given("demo_2")), tmp_path / "set", import_again)
+    assert (dataset.task, [e.steps for e in dataset.episodes]) == ("lift", [4, 4])
+
+
+@pytest.mark.parametrize("name", ["demos.hdf5", "folder/part/0.0"])
+def test_a_source_whose_files_were_replaced_is_imported_anew(tmp_path: Path, robot: RobotSpec, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"old")
+    os.utime(file, ns=(0, 1_000))
+    episodes = [Given("demo_1"), Given("demo_2", error=KeyboardInterrupt())]
+    given = replace(source(robot, *episodes), path=tmp_path / Path(name).parts[0])
+    with pytest.raises(KeyboardInterrupt):
+        import_source(given, tmp_path / "set")
+    with pytest.raises(KeyboardInterrupt):
+        import_source(given, tmp_path / "set")
+    assert [episode.reads for episode in episodes] == [1, 2]
+    file.write_bytes(b"new")
+    os.utime(file, ns=(0, 2_000))
+    episodes[1].error = None
+    assert len(import_source(given, tmp_path / "set").episodes) == 2
+    assert [episode.reads for episode in episodes] == [2, 3]
+
+
+def test_a_draft_within_the_source_is_continued(tmp_path: Path, robot: RobotSpec) -> None:
+    episodes = [Given("demo_1"), Given("demo_2", error=KeyboardInterrupt())]
+    given = replace(source(robot, *episodes), path=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import_source(given, tmp_path / "set")
+    episodes[1].error = None
+    import_source(given, tmp_path / "set")
+    assert [episode.reads for episode in episodes] == [1, 2]
 
 
 def test_the_draft_of_another_source_is_not_continued(tmp_path: Path, robot: RobotSpec) -> None:
