@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 from armature.control.limits import check_limits
 from armature.errors import ConfigError
 from armature.spec import RobotSpec
-from armature_ros.graph import GRAPHS, GraphConfig, config_folder, make_graph
+from armature_ros.graph import GRAPHS, OPTIONS, GraphConfig, config_folder, make_graph
 from armature_ros.robot import RobotConfig, load_limits
 from sim.tasks import SimConfig, robot_spec
 
@@ -34,8 +35,8 @@ def test_sim_graph_has_a_recorder_only_with_a_dataset() -> None:
 def test_the_residual_graph_is_that_of_the_robot_with_two_more_whose_death_does_not_end_it(
     robot: str, tmp_path: Path
 ) -> None:
+    plain = make_graph("robot" if robot else "sim", GraphConfig(robot=robot, cameras=False))
     config = GraphConfig(robot=robot, cameras=False, residual=str(tmp_path), seed=4)
-    plain = make_graph("robot" if robot else "sim", config)
     *nodes, corrector, learner = make_graph("residual", config)
     assert [node.name for node in nodes] == [node.name for node in plain]
     (control,) = (node for node in nodes if node.name == "control_node")
@@ -66,7 +67,8 @@ def test_a_real_robot_is_no_simulator_that_could_reward(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_node_of_every_graph_exists(name: str, tmp_path: Path) -> None:
-    for node in make_graph(name, GraphConfig(dataset="d", operator="keyboard", residual=str(tmp_path))):
+    special = {"collect": {"operator": "keyboard"}, "residual": {"residual": str(tmp_path)}}
+    for node in make_graph(name, GraphConfig(dataset="d", **special.get(name, {}))):
         assert all(path.is_file() for path in node.params_files), node
         module = Path(sys.modules["armature_ros.graph"].__file__).with_name(f"{node.executable}.py")
         assert module.is_file(), node
@@ -97,6 +99,40 @@ def test_overrides_come_last_on_the_command_line() -> None:
 def test_mistakes_are_named(name: str, config: GraphConfig, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_graph(name, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("robot", {"operator": "keyboard"}, "'robot' does not use --operator, valid with collect"),
+        ("sim", {"operator": "keyboard"}, "'sim' does not use --operator, valid with collect"),
+        ("collect", {"robot": "fer"}, "'collect' does not use --robot, valid with robot, residual"),
+        ("robot", {"residual": "r", "reward": "operator"},
+         "does not use --residual, valid with residual; --reward, valid with residual"),
+        ("robot", {"image_size": 64}, "does not use --image-size, valid with sim, collect, residual"),
+    ],
+)  # fmt: skip
+def test_an_option_that_a_graph_does_not_use_is_refused(name: str, given: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"{words}$"):
+        make_graph(name, GraphConfig(dataset="d", **given))
+
+
+def test_every_option_is_used_by_some_graph() -> None:
+    assert set().union(*OPTIONS.values()) == {field.name for field in fields(GraphConfig)}
+    assert OPTIONS.keys() == GRAPHS.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["robot", "--mock-arm"], "--episodes 5: graph 'robot' has no sim_node as it is set; valid with"),
+        (["collect", "--operator", "keyboard", "--dataset", "d"], "graph 'collect' has no policy_node as it is set"),
+    ],
+)
+def test_episodes_need_a_simulator_and_a_policy(arguments: list[str], words: str) -> None:
+    command = [sys.executable, "-m", "armature.cli", "up", *arguments, "--episodes", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("robot", SIMULATED)

@@ -7,13 +7,16 @@ import pty
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
 from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
 from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.spec import ActionSpec
@@ -22,6 +25,7 @@ from armature_ros.graph import GraphConfig, config_folder, make_graph
 from armature_ros.jog import Jog, JogConfig
 from armature_ros.keyboard import decode_keys
 from armature_ros.qos import published_stream_qos, reliable_qos
+from armature_ros.teleop_episode import BEGIN
 from sim.tasks import SimConfig, robot_spec
 
 HOME = np.array([0.0, 0.2, 0.0, -2.0, 0.0, 2.0, 0.8, 0.04])
@@ -89,25 +93,25 @@ class Arm:
     def __init__(self) -> None:
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        self._node = rclpy.create_node("arm", context=self._context)
+        self.node = rclpy.create_node("arm", context=self._context)
         self._executor = EventsExecutor(context=self._context)
-        self._executor.add_node(self._node)
+        self._executor.add_node(self.node)
         self._labels = action_spec().labels
-        self._publisher = self._node.create_publisher(JointState, "joint_states", published_stream_qos(lockstep=False))
+        self._publisher = self.node.create_publisher(JointState, "joint_states", published_stream_qos(lockstep=False))
         self.chunks: list[np.ndarray] = []
-        self._node.create_subscription(
+        self.node.create_subscription(
             JointTrajectory, "chunk", lambda m: self.chunks.append(action_from_msg(m, self._labels)), reliable_qos()
         )
         self.engaged: list[float] = []
-        self._node.create_subscription(
+        self.node.create_subscription(
             JointState, "control/takeover", lambda m: self.engaged.append(m.position[m.name.index("engaged")]), 10
         )
-        self._node.create_timer(0.02, self._publish)
+        self.node.create_timer(0.02, self._publish)
         self.is_silent = False
 
     def _publish(self) -> None:
         if not self.is_silent:
-            stamp_ns = self._node.get_clock().now().nanoseconds
+            stamp_ns = self.node.get_clock().now().nanoseconds
             self._publisher.publish(joint_state_to_msg(self._labels, HOME, stamp_ns))
 
     def spin_until(self, is_done: Callable[[], bool], limit_s: float = 20.0) -> None:
@@ -121,7 +125,7 @@ class Arm:
         self.spin_until(lambda: time.monotonic() >= end_s)
 
     def close(self) -> None:
-        self._node.destroy_node()
+        self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
 
@@ -176,6 +180,43 @@ def test_node_publishes_while_it_knows_the_arm_and_moves_by_keys(
     arm.spin_for(0.3)
     assert len(arm.chunks) == heard
     assert arm.engaged[-1] == 0.0
+
+
+class Services:
+    """Offers services that begin an episode, and notes which were called."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.called: list[str] = []
+
+    def offer(self, *names: str) -> None:
+        for name in names:
+            self._node.create_service(Trigger, name, partial(self._on_call, name))
+
+    def _on_call(self, name: str, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.called.append(name)
+        response.success = True
+        return response
+
+
+@pytest.mark.ros
+def test_an_episode_begins_once_everyone_is_there_who_belongs_to_it_and_not_without(
+    arm: Arm, terminal: tuple[int, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    keys, _ = terminal
+    services, log = Services(arm.node), tmp_path / "teleop.log"
+    services.offer("sim_node/reset", "control_node/reset", "control_node/arm", "sim_node/start")
+    arm.spin_until(lambda: len(arm.chunks) > 5)
+    os.write(keys, b"n")
+    arm.spin_until(lambda: "no episode is begun" in log.read_text())
+    assert "recorder_node/start: nobody has offered it for 10 s; no episode is begun" in log.read_text()
+    assert services.called == ["sim_node/reset", "control_node/reset"]
+    services.called.clear()
+    os.write(keys, b"n")
+    arm.spin_until(lambda: len(services.called) == 2)
+    services.offer("recorder_node/start")
+    arm.spin_until(lambda: len(services.called) == 5)
+    assert services.called == [*BEGIN]
 
 
 @pytest.mark.ros

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +17,8 @@ import pytest
 
 from armature.spec import CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, make_graph
-from armature_ros.up import RunningGraph
+from armature_ros.graph import GraphConfig, NodeSpec, make_graph
+from armature_ros.up import RunningGraph, interrupt_on_hangup
 from data_collection.store import open_dataset
 from sim.tasks import SimConfig, robot_spec
 
@@ -89,6 +92,85 @@ def test_ctrl_c_ends_every_node(environment: dict[str, str]) -> None:
         assert graph.wait() == 0
         assert "Traceback" not in graph.output
         wait_until_gone(nodes)
+
+
+def test_a_terminal_that_is_closed_ends_every_node_in_order(environment: dict[str, str]) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "armature.cli", "up", "sim", "--no-cameras"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        output = b""
+        while not all(
+            word in output for word in (b"[control_node] INFO: ready", b"expert/lift: ready", b"lift: ready")
+        ):
+            output += os.read(ours, 4096)
+        nodes = psutil.Process(process.pid).children()
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        # Of one that was killed, or failed over what it could not print, it would be 3 or 1.
+        assert process.wait(TIMEOUT_S) == 0
+    assert len(nodes) == 3
+    wait_until_gone(nodes)
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupt_on_hangup()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_node_that_has_to_be_killed_at_the_end_is_named_and_the_exit_code_says_so(
+    environment: dict[str, str],
+) -> None:
+    with up() as graph:
+        graph.read_until("[control_node] INFO: ready", "[policy_node] INFO: expert/lift: ready")
+        nodes = graph.nodes()
+        graph.node("policy_node").suspend()
+        graph.process.send_signal(signal.SIGINT)
+        assert graph.wait() == 3
+        assert "[policy_node] policy_node: did not end within 4 s, killed" in graph.output
+        assert "armature up: policy_node had a fault, of the disk or of what it learned, or did not" in graph.output
+        wait_until_gone(nodes)
+
+
+class Script(NodeSpec):
+    """A node that is a few lines of Python: `executable`."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", f"import signal, sys, time\n{self.executable}\nprint('ready'); time.sleep(60)"]
+
+
+def script(name: str, lines: str, restarts: int | None = None) -> Script:
+    return Script(name, lines, (), restarts=restarts, environment={"PYTHONUNBUFFERED": "1"})
+
+
+def test_nodes_that_crash_at_the_end_or_do_not_hear_are_faulty_others_are_not() -> None:
+    nodes = (
+        script("orderly", ""),
+        script("deaf", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"),
+        script("crashing", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))"),
+        script("reporting", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))"),
+        script("given_up", "sys.exit(7)", restarts=0),
+    )
+    said: list[tuple[str, str]] = []
+
+    def log(*line: str) -> None:
+        said.append(line)
+        raise OSError("no terminal any more")
+
+    with RunningGraph(nodes, {}, log) as graph:
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while [line for _, line in said].count("ready") < 4 or len(said) < 5:
+            assert time.monotonic() < deadline_s, said
+            graph.check()
+            time.sleep(0.05)
+    assert ("given_up", "node given_up ended with exit code 7; the graph goes on without it") in said
+    assert [line for line in said if "killed" in line[1]] == [("deaf", "deaf: did not end within 4 s, killed")]
+    assert graph.faulty() == ["deaf", "crashing", "reporting"]
 
 
 def test_nodes_end_even_when_the_supervisor_is_killed(environment: dict[str, str]) -> None:

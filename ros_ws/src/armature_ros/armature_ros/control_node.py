@@ -86,7 +86,8 @@ class ControlNode(LifecycleNode):
             self.trigger_activate()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to tick, disarmed."""
+        """Begin to tick, disarmed: what was asked while it did not is asked no more."""
+        self.path.disarm()
         if not self.config.lockstep:
             self.loop = SteadyLoop(self.period_ns, self._tick_in_real_time)
             self.loop.start()
@@ -108,16 +109,23 @@ class ControlNode(LifecycleNode):
         self._is_active = False
         return super().on_deactivate(state)
 
+    @property
+    def is_active(self) -> bool:
+        """Tell whether it ticks."""
+        return self._is_active
+
     def spin(self, executor: Executor, stop: StopRequest) -> None:
-        """Hand over what comes in until asked to stop, then let the arm come to rest."""
-        while not stop.requested:
-            executor.spin_once(timeout_sec=0.1)
-            if self.loop is not None and self.loop.failure is not None:
-                raise self.loop.failure
-            if self._ticks is not None:
-                self._ticks.give_up_late()
-        if self._is_active:
-            self.trigger_deactivate()
+        """Hand over what comes in until asked to stop, or something fails; then let the arm come to rest."""
+        try:
+            while not stop.requested:
+                executor.spin_once(timeout_sec=0.1)
+                if self.loop is not None and self.loop.failure is not None:
+                    raise self.loop.failure
+                if self._ticks is not None:
+                    self._ticks.give_up_late()
+        finally:
+            if self._is_active:
+                self.trigger_deactivate()
 
     def destroy_node(self) -> None:
         """End the loop and write what is left to write."""
@@ -246,7 +254,10 @@ class ControlNode(LifecycleNode):
         self.get_logger().error(f"{topic}: {error}; refused", throttle_duration_sec=2.0)
 
     def _on_episode(self, message: String) -> None:
-        self.episode = Episode.from_msg(message)
+        try:
+            self.episode = Episode.from_msg(message)
+        except InvalidValue as error:
+            self._refuse("episode", error)
 
     def _rate_of_states(self) -> float:
         """Return the rate [Hz] at which joint states should come; 0 where nobody says."""

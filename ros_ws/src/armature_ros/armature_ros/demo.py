@@ -29,7 +29,7 @@ from armature_ros.graph import GraphConfig
 from armature_ros.measurements import Measurements, MemoryMonitor, Stopwatch
 from armature_ros.report import write_report
 from armature_ros.summary import build_summary, print_summary
-from armature_ros.up import NodeDied
+from armature_ros.up import NodeDied, interrupt_on_hangup
 from armature_ros.video import write_video
 from data_collection.store import open_dataset
 from sim.tasks import SimConfig, robot_spec
@@ -64,9 +64,10 @@ def main(argv: list[str]) -> int:
     """Run `armature demo`; return 0 when done, 1 when a node failed, 2 on bad input, 130 after Ctrl-C."""
     config = tyro.cli(DemoConfig, args=argv, prog="armature demo", description=__doc__)
     _check(config)
-    # Ctrl-C and SIGTERM look the same from here on; a shell starts background jobs with Ctrl-C ignored.
+    # They and a closed terminal look the same from here on; a shell starts background jobs with Ctrl-C ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    interrupt_on_hangup()
     out = _make_folder(config)
     console = Console(highlight=False)
     try:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -103,9 +103,13 @@ class GraphConfig:
 
 
 def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
-    """Return the nodes of the graph `name`; raise ConfigError on an unknown graph, robot or override."""
+    """Return the nodes of the graph `name`; raise ConfigError on an unknown graph, robot or override.
+
+    So is an option that the graph does not use: who sets it expects something that would not happen.
+    """
     if name not in GRAPHS:
         raise ConfigError(unknown("graph", name, GRAPHS))
+    _require_used(name, config)
     if config.policy != EXPERT and not Path(config.policy).is_dir():
         raise ConfigError(f"policy '{config.policy}' is no folder. Valid: {EXPERT}, or the folder of a checkpoint")
     if not config.takeover:
@@ -151,7 +155,8 @@ def _collect(config: GraphConfig) -> tuple[NodeSpec, ...]:
     # A person cannot be waited for.
     paced: dict[str, ParameterValue] = {"lockstep": False}
     sim = _node("sim_node", robot, {**_robot_parameters(config), **paced, "seed": config.seed})
-    teleop = replace(_node("teleop_node", robot, _robot_parameters(config)), needs_terminal=True)
+    beside: dict[str, ParameterValue] = {"recorder": True, "simulator": True}
+    teleop = replace(_node("teleop_node", robot, {**_robot_parameters(config), **beside}), needs_terminal=True)
     return (sim, teleop, *_control_and_recorder(config, robot, paced))
 
 
@@ -222,6 +227,27 @@ GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {
     "robot": _robot,
     "residual": _residual,
 }
+_EVERYWHERE = {"task", "action", "cameras", "policy", "prompt", "device", "dataset", "execute_steps", "scheduler",
+               "takeover", "overrides"}  # fmt: skip
+_SIMULATED = {*_EVERYWHERE, "image_size", "horizon_steps", "seed", "lockstep"}
+_REAL = {*_EVERYWHERE, "robot", "mock_arm"}
+OPTIONS: dict[str, set[str]] = {
+    "sim": _SIMULATED,
+    "collect": {*_SIMULATED, "operator"},
+    "robot": _REAL,
+    "residual": {*_SIMULATED, *_REAL, "residual", "reward"},
+}
+"""By graph, the fields of GraphConfig that it uses."""
+
+
+def _require_used(name: str, config: GraphConfig) -> None:
+    """Raise ConfigError naming the options that are set and that the graph does not use, and who does."""
+    plain = GraphConfig()
+    given = [field.name for field in fields(config) if getattr(config, field.name) != getattr(plain, field.name)]
+    if unused := [option for option in given if option not in OPTIONS[name]]:
+        valid = {option: ", ".join(graph for graph, used in OPTIONS.items() if option in used) for option in unused}
+        named = "; ".join(f"--{option.replace('_', '-')}, valid with {graphs}" for option, graphs in valid.items())
+        raise ConfigError(f"graph '{name}' does not use {named}")
 
 
 def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> NodeSpec:

@@ -83,8 +83,7 @@ class PolicyNode(Node):
         try:
             values = topic.read(message)
         except InvalidValue as error:
-            self._refused[topic.topic] += 1
-            self.get_logger().error(f"{topic.topic}: {error}; refused", throttle_duration_sec=WAIT_REPORT_S)
+            self._refuse(topic.topic, error)
             return
         clock_resets = self._buffer.clock_resets
         taken = [self._buffer.push(name, stamp_ns, received_ns, value) for name, value in values.items()]
@@ -157,7 +156,14 @@ class PolicyNode(Node):
         return min(self.config.execute_steps, len(chunk.actions)) * chunk.period_ns
 
     def _on_episode(self, message: String) -> None:
-        self._episode = Episode.from_msg(message)
+        try:
+            self._episode = Episode.from_msg(message)
+        except InvalidValue as error:
+            self._refuse("episode", error)
+
+    def _refuse(self, topic: str, error: InvalidValue) -> None:
+        self._refused[topic] += 1
+        self.get_logger().error(f"{topic}: {error}; refused", throttle_duration_sec=WAIT_REPORT_S)
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.message = self._obstacle()

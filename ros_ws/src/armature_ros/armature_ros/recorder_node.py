@@ -19,8 +19,8 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from armature.errors import ArmatureError, ConfigError
-from armature_ros.conversions import EPISODE_LABEL, NS_PER_S, Episode
+from armature.errors import ArmatureError, ConfigError, InvalidValue
+from armature_ros.conversions import EPISODE_LABEL, NS_PER_S, Episode, label_from_msg
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.qos import reliable_qos
@@ -178,10 +178,14 @@ class RecorderNode(Node):
 
     def _on_label(self, message: String) -> None:
         """Keep what a person says of the episode that is recorded, or was last."""
-        label = json.loads(message.data)
+        try:
+            label = label_from_msg(message)
+        except InvalidValue as error:
+            self.get_logger().error(f"{EPISODE_LABEL}: {error}; refused", throttle_duration_sec=2.0)
+            return
         if self._number is None or (self._episode is not None and label["episode"] != self._episode.episode):
             return
-        self._label = bool(label["success"])
+        self._label = label["success"]
         if not self._recorder.is_recording:
             try:
                 self._recorder.relabel_last(self._label)

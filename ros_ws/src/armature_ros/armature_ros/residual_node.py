@@ -24,7 +24,14 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.control.residual import Correction
 from armature.errors import InvalidValue
 from armature_ros.control_corrections import HUMAN, LATCHED, BaseAction, base_action_from_msg, correction_to_msg
-from armature_ros.conversions import EPISODE_LABEL, Episode, action_from_msg, ns_from_time, positions_from_joint_state
+from armature_ros.conversions import (
+    EPISODE_LABEL,
+    Episode,
+    action_from_msg,
+    ns_from_time,
+    positions_from_joint_state,
+    result_from_msg,
+)
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.heartbeat import Heartbeat
 from armature_ros.parameters import load_config
@@ -200,19 +207,27 @@ class ResidualNode(Node):
         self._assembly.end(end_ns, time.monotonic(), success=success)
 
     def _on_episode(self, message: String) -> None:
-        episode = Episode.from_msg(message)
+        try:
+            episode = Episode.from_msg(message)
+        except InvalidValue as error:
+            self._inputs.refuse("episode", error)
+            return
         if episode != self._episode:
             self._episode = episode
             self._begin(episode.begin_ns)
 
     def _on_result(self, message: String) -> None:
-        result = json.loads(message.data)
+        try:
+            result = result_from_msg(message)
+        except InvalidValue as error:
+            self._inputs.refuse("episode_result", error)
+            return
         if self._episode is not None and result["episode"] == self._episode.episode and self._is_acting:
             if self.config.reward == "label":
                 # Until the next one begins; without a label nobody knows how this one ended.
                 self._is_acting, self._waits_for_label = False, True
                 return
-            self._end(result["end_ns"], success=bool(result["success"]) and not result["fault"])
+            self._end(result["end_ns"], success=result["success"] and not result["fault"])
 
     def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._episode is not None:

@@ -24,7 +24,14 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.errors import ArmatureError, InvalidValue
 from armature.spec import TCP_DELTA
 from armature_ros.camera_infos import CameraInfos
-from armature_ros.conversions import EPISODE_LABEL, Episode, action_from_msg, ns_from_time, time_from_ns
+from armature_ros.conversions import (
+    EPISODE_LABEL,
+    Episode,
+    action_from_msg,
+    label_from_msg,
+    ns_from_time,
+    time_from_ns,
+)
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, published_stream_qos, reliable_qos
@@ -231,9 +238,14 @@ class SimNode(Node):
 
     def _on_label(self, message: String) -> None:
         """End the episode under way as a person has labelled it."""
-        running, label = self._running, json.loads(message.data)
+        running = self._running
+        try:
+            label = label_from_msg(message)
+        except InvalidValue as error:
+            self.get_logger().error(f"{EPISODE_LABEL}: {error}; refused", throttle_duration_sec=REPORT_S)
+            return
         if running is not None and running.is_started and label["episode"] == running.episode.episode:
-            running.label, running.is_over = bool(label["success"]), True
+            running.label, running.is_over = label["success"], True
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._running is not None:

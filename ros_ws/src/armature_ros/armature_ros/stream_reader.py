@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 from armature.errors import InvalidValue
-from armature_ros.conversions import Episode
+from armature_ros.conversions import Episode, result_from_msg
 from armature_ros.qos import latched_qos
 from armature_ros.recorded_topics import RecordedTopic
 from armature_ros.recorder_channel import Arrival, Channel
 from armature_ros.recorder_qos import Reliability
 from data_collection.recorder import Recorder
+
+ReadT = TypeVar("ReadT")
 
 DISCOVERY_PERIOD_S = 0.2
 # How long a message may lie in the middleware; when it came is known from there. Waking up less often is cheaper.
@@ -123,10 +124,18 @@ class StreamReader:
             channel.adapt(may_interrupt=not self._recorder.is_recording)
 
     def _take_announcements(self) -> None:
-        while (taken := self._episodes.handle.take_message(String, False)) is not None:
-            self.episode = Episode.from_msg(taken[0])
-        while (taken := self._results.handle.take_message(String, False)) is not None:
-            self.result = json.loads(taken[0].data)
+        self.episode = self._newest(self._episodes, Episode.from_msg, self.episode)
+        self.result = self._newest(self._results, result_from_msg, self.result)
+
+    def _newest(self, topic: Subscription, read: Callable[[String], ReadT], before: ReadT | None) -> ReadT | None:
+        """Return the newest announcement that can be read, of those that have come and the one before."""
+        newest = before
+        while (taken := topic.handle.take_message(String, False)) is not None:
+            try:
+                newest = read(taken[0])
+            except InvalidValue as error:
+                self._node.get_logger().error(f"{topic.topic_name}: {error}; refused", throttle_duration_sec=2.0)
+        return newest
 
     def _take_batch(self, channel: Channel) -> bool:
         """Record what has arrived, some at a time so that no stream waits for another; return False when idle."""

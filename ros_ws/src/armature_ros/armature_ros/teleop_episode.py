@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +32,14 @@ class _Step:
 class TeleopEpisode:
     """Works through service calls one at a time; a refused one is tried again until it has taken too long.
 
-    A service that nobody offers is left out: a real robot has no simulator, and recording is optional.
+    Services of nodes that are not `expected` are left out where nobody offers them: a real robot has no simulator, and
+    recording is optional. Those of others are waited for, and without them no episode begins.
     """
 
-    def __init__(self, node: Node, on_reset: Callable[[], None]) -> None:
+    def __init__(self, node: Node, expected: Collection[str], on_reset: Callable[[], None]) -> None:
+        """`expected` names nodes of the graph."""
         self._logger = node.get_logger()
+        self._expected = expected
         self._on_reset = on_reset
         self._clients: dict[str, Any] = {name: node.create_client(Trigger, name) for name in BEGIN}
         self._clients["recorder_node/discard"] = node.create_client(Trigger, "recorder_node/discard")
@@ -65,7 +68,7 @@ class TeleopEpisode:
         step = self._steps[0]
         client = self._clients[step.name]
         if self._answer is None and not client.service_is_ready():
-            self._steps.popleft()
+            self._miss(step)
         elif self._answer is None:
             self._answer = client.call_async(step.request)
         elif self._answer.done():
@@ -79,6 +82,15 @@ class TeleopEpisode:
             return
         deadline_s = time.monotonic() + GIVE_UP_S
         self._steps.extend(_Step(name, request, deadline_s) for name, request in calls)
+
+    def _miss(self, step: _Step) -> None:
+        """Wait for a service that nobody offers, or leave it out."""
+        if step.name.partition("/")[0] not in self._expected:
+            self._steps.popleft()
+            self._logger.info(f"{step.name}: left out, nobody offers it")
+        elif time.monotonic() > step.deadline_s:
+            what = "no episode is begun" if step.name in BEGIN else "it was not done"
+            self._give_up(f"{step.name}: nobody has offered it for {GIVE_UP_S:g} s; {what}")
 
     def _finish(self, step: _Step, answer: Any) -> None:
         self._answer = None

@@ -43,6 +43,10 @@ class TeleopNodeConfig:
     robot: RobotConfig = field(default_factory=RobotConfig)
     jog: JogConfig = field(default_factory=JogConfig)
     joint_state_topic: str = "joint_states"
+    recorder: bool = False
+    """Of teleop_node: the graph has a recorder, without which no episode is to begin."""
+    simulator: bool = False
+    """Of teleop_node: the same of a simulator."""
 
 
 class TeleopNode(Node):
@@ -58,7 +62,9 @@ class TeleopNode(Node):
         self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
         self._takeover_publisher = self.create_publisher(JointState, OPTIONAL_TOPICS[TAKEOVER], reliable_qos())
         self._state = NewestState(self, self.config.joint_state_topic, self._spec)
-        self._episode = TeleopEpisode(self, on_reset=self._jog.reset)
+        beside = {"recorder_node": self.config.recorder, "sim_node": self.config.simulator, "control_node": True}
+        expected = [name for name, is_there in beside.items() if is_there]
+        self._episode = TeleopEpisode(self, expected, on_reset=self._jog.reset)
         self._say_help()
 
     def loop(self, executor: Executor, stop: StopRequest) -> None:

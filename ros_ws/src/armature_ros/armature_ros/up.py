@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Annotated, Literal
 
 import tyro
@@ -20,9 +21,11 @@ from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_gr
 from armature_ros.shared_memory import remove_leftovers
 from armature_ros.spin import EXIT_BAD_INPUT, EXIT_FAULT, PARENT_VARIABLE
 
-# The recorder commits what came within 3 s.
-STOP_TIMEOUT_S = 4.0
+# The recorder commits what came within 3 s, on a host that is not busy.
+STOP_TIMEOUT_S = 8.0
 EXIT_NODE_DIED = 1
+# The terminal's own signals reach the nodes that stay in its process group before they are asked to end.
+_ORDERLY = (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 POLL_S = 0.05
 LOOK_S = 2.0
 """How long nodes of the same names are looked for before a graph is started; a running one is found within 0.8 s."""
@@ -96,29 +99,35 @@ class RunningGraph:
         """Start a node again, or go on without it."""
         if self._restarts[name] == 0 or died.returncode == EXIT_FAULT:
             self._given_up.add(name)
-            self._log(name, f"{died}; the graph goes on without it")
+            self._say(name, f"{died}; the graph goes on without it")
             return
         self._restarts[name] -= 1
-        self._log(name, f"{died}; it is started again, {self._restarts[name]} more times at most")
+        self._say(name, f"{died}; it is started again, {self._restarts[name]} more times at most")
         self._start(self._dispensable[name])
 
     def faulty(self) -> list[str]:
-        """Name the nodes that ended as asked, but tell of a fault."""
-        return [name for name, process in self._processes.items() if process.poll() == EXIT_FAULT]
+        """Name the nodes that tell of a fault at their end, or did not end in order when asked; not the given up."""
+        codes = {name: process.poll() for name, process in self._processes.items()}
+        disorderly = {name for name, code in codes.items() if code not in (None, *_ORDERLY)} - self._given_up
+        return [name for name, code in codes.items() if code == EXIT_FAULT or name in disorderly]
 
     def stop(self) -> None:
         """End all nodes: ask first, kill after a time-out; return when all are gone."""
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
         for process in self._processes.values():
             _signal(process, signal.SIGTERM)
-        for process in self._processes.values():
-            try:
-                process.wait(max(0.0, deadline_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
-                process.wait()
+        for name, process in self._processes.items():
+            self._end(name, process, deadline_s)
         for reader in self._readers:
             reader.join(timeout=0.5)
+
+    def _end(self, name: str, process: subprocess.Popen[str], deadline_s: float) -> None:
+        try:
+            process.wait(max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+            self._say(name, f"{name}: did not end within {STOP_TIMEOUT_S:g} s, killed")
 
     def _start(self, node: NodeSpec) -> None:
         process = subprocess.Popen(
@@ -140,12 +149,37 @@ class RunningGraph:
     def _read(self, name: str, lines: IO[str]) -> None:
         with lines:
             for line in lines:
-                self._log(name, line.rstrip("\n"))
+                self._say(name, line.rstrip("\n"))
+
+    def _say(self, name: str, line: str) -> None:
+        # Where it cannot be written, to a terminal that is gone say, the nodes have to be read and ended all the same.
+        with suppress(OSError):
+            self._log(name, line)
 
 
 def print_log(name: str, line: str) -> None:
     """Print one line of a node behind its name."""
     print(f"[{name}] {line}", flush=True)
+
+
+def interrupt_on_hangup() -> None:
+    """Have a terminal that is closed look like Ctrl-C; what is printed to it from then on goes nowhere.
+
+    Under nohup, which has the signal ignored, nothing changes.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        # Kernel and shell both send one: the second must not interrupt the end that the first has begun.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in terminals:
+            os.dup2(nowhere, descriptor)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGHUP, on_hangup)
 
 
 def _signal(process: subprocess.Popen[str], number: int) -> None:
@@ -166,13 +200,16 @@ class UpConfig:
 
 
 def main(argv: list[str]) -> int:
-    """Run `armature up`; return 0 when asked to stop, 1 when a node died, 3 when one reports a fault at its end."""
+    """Run `armature up`; return 0 when asked to stop, 1 when a node died, 3 when one ended with a fault, or killed."""
     config = tyro.cli(UpConfig, args=argv, prog="armature up")
-    # Ctrl-C and SIGTERM look the same from here on.
+    # Ctrl-C, SIGTERM and a closed terminal look the same from here on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_hangup()
     environment = graph_environment(config.domain_id)
     code, graph = 0, None
     nodes = make_graph(config.graph, config.config)
+    if config.episodes:
+        _require_driven(config, nodes)
     try:
         _require_free(nodes, environment)
         with RunningGraph(nodes, environment) as graph:
@@ -184,8 +221,17 @@ def main(argv: list[str]) -> int:
         pass
     faulty = [] if graph is None else graph.faulty()
     if faulty:
-        print(f"armature up: {', '.join(faulty)} had a fault, of the disk or of what it learned", file=sys.stderr)
+        why = "had a fault, of the disk or of what it learned, or did not end in order"
+        print(f"armature up: {', '.join(faulty)} {why}", file=sys.stderr)
     return code or (EXIT_FAULT if faulty else 0)
+
+
+def _require_driven(config: UpConfig, nodes: Sequence[NodeSpec]) -> None:
+    """Raise ConfigError where the graph lacks a node by which episodes are run."""
+    if missing := [name for name in ("sim_node", "policy_node") if name not in {node.name for node in nodes}]:
+        lacks = " and no ".join(missing)
+        raise ConfigError(f"--episodes {config.episodes}: graph '{config.graph}' has no {lacks} as it is set; "
+                          "valid with a simulated robot that a policy drives")  # fmt: skip
 
 
 def _require_free(nodes: Sequence[NodeSpec], environment: Mapping[str, str]) -> None:
