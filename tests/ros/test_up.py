@@ -132,7 +132,7 @@ def test_a_node_that_has_to_be_killed_at_the_end_is_named_and_the_exit_code_says
         graph.node("policy_node").suspend()
         graph.process.send_signal(signal.SIGINT)
         assert graph.wait() == 3
-        assert "[policy_node] policy_node: did not end within 4 s, killed" in graph.output
+        assert "[policy_node] policy_node: did not end within 8 s, killed" in graph.output
         assert "armature up: policy_node had a fault, of the disk or of what it learned, or did not" in graph.output
         wait_until_gone(nodes)
 
@@ -148,7 +148,8 @@ def script(name: str, lines: str, restarts: int | None = None) -> Script:
     return Script(name, lines, (), restarts=restarts, environment={"PYTHONUNBUFFERED": "1"})
 
 
-def test_nodes_that_crash_at_the_end_or_do_not_hear_are_faulty_others_are_not() -> None:
+def test_nodes_that_crash_at_the_end_or_do_not_hear_are_faulty_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("armature_ros.up.STOP_TIMEOUT_S", 1.0)
     nodes = (
         script("orderly", ""),
         script("deaf", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"),
@@ -169,7 +170,7 @@ def test_nodes_that_crash_at_the_end_or_do_not_hear_are_faulty_others_are_not() 
             graph.check()
             time.sleep(0.05)
     assert ("given_up", "node given_up ended with exit code 7; the graph goes on without it") in said
-    assert [line for line in said if "killed" in line[1]] == [("deaf", "deaf: did not end within 4 s, killed")]
+    assert [line for line in said if "killed" in line[1]] == [("deaf", "deaf: did not end within 1 s, killed")]
     assert graph.faulty() == ["deaf", "crashing", "reporting"]
 
 
