@@ -88,8 +88,8 @@ class SafetyGate:
         self._velocity = [0.0] * len(self._limited)
         self._target: list[float] | None = None
         self._anchor: list[float] | None = None
-        self._held_ns = 0
-        """When, latched, the command last moved, or the arm was last known to be where it is held."""
+        self._held_ns: int | None = None
+        """When, since it latched, the command last moved, or the arm was last known to be where it is held."""
         self._last_ns = 0
         self._last: Command | None = None
 
@@ -130,7 +130,7 @@ class SafetyGate:
     def latch(self, fault: Reason) -> None:
         """Stop, until armed anew; without effect while disarmed or latched already."""
         if self.is_armed:
-            self.state, self.fault, self._held_ns = GateState.LATCHED, fault, self._last_ns
+            self.state, self.fault, self._held_ns = GateState.LATCHED, fault, None
             # Where the arm has not followed, holding the command would press on against what keeps it.
             state = self._watch.state
             self._anchor = None if state is None or fault not in _OFF_THE_COMMAND else self._standing(state)
@@ -202,6 +202,7 @@ class SafetyGate:
         would lead it back in one leap. One state that is wrong is nothing to give way to.
         """
         state, watch = self._watch.state, self._watch
+        self._held_ns = now_ns if self._held_ns is None else self._held_ns
         if state is None or not watch.is_fresh(now_ns):
             return
         if not watch.is_away(position):

@@ -177,6 +177,14 @@ def test_a_latched_gate_gives_way_to_half_a_second_of_states_elsewhere_and_not_t
     assert [held_while_at(0.9) for _ in range(6)] == [0.0] * 5 + [0.9]
 
 
+def test_a_gate_that_latches_after_a_stall_does_not_give_way_at_once(driver):
+    driver.ask(ORIGIN, ticks=6)
+    driver.arm_is_at = np.array([0.9, 0.0, 0.04])
+    command = driver.ask(ORIGIN)
+    assert (command.state, driver.gate.fault) == (LATCHED, Reason.TRACKING_LOST)
+    assert command.action.tolist() != [0.9, 0.0, 0.04]
+
+
 def test_a_gate_that_goes_back_to_where_the_arm_was_does_so_within_the_limits_before_it_gives_way(driver):
     driver.reach([0.5, 0.1, 0.04])
     places = [0.5]

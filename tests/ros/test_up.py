@@ -94,11 +94,23 @@ def test_ctrl_c_ends_every_node(environment: dict[str, str]) -> None:
         wait_until_gone(nodes)
 
 
+@contextmanager
+def hearing_hangups() -> Iterator[None]:
+    """Have what is started hear that a terminal was closed, also where these tests are run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_terminal_that_is_closed_ends_every_node_in_order(environment: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "armature.cli", "up", "sim", "--no-cameras"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
+    with hearing_hangups():
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
         output = b""
         while not all(
             word in output for word in (b"[control_node] INFO: ready", b"expert/lift: ready", b"lift: ready")
@@ -110,6 +122,9 @@ def test_a_terminal_that_is_closed_ends_every_node_in_order(environment: dict[st
         process.send_signal(signal.SIGHUP)
         # Of one that was killed, or failed over what it could not print, it would be 3 or 1.
         assert process.wait(TIMEOUT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
     assert len(nodes) == 3
     wait_until_gone(nodes)
 
