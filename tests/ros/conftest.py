@@ -41,7 +41,7 @@ DOMAINS = range(1, 102)
 # Each test takes the next one: what an earlier test has left in this process knows nothing of the present graph. Those
 # that run at the same time begin far from each other: what a test has left is gone before another one comes there.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_next_domains = itertools.islice(itertools.cycle(DOMAINS), _WORKER * len(DOMAINS) // 2, None)
+_next_domains = itertools.islice(itertools.cycle(DOMAINS), _WORKER * len(DOMAINS) // 3, None)
 
 
 @contextmanager
