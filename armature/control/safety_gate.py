@@ -207,7 +207,7 @@ class SafetyGate:
             return
         if not watch.is_away(position):
             self._held_ns = now_ns
-        elif now_ns - self._held_ns > GIVE_WAY_NS:
+        elif self.is_at_rest and now_ns - self._held_ns > GIVE_WAY_NS:
             self._anchor = None
             self._rest_at(state)
 
