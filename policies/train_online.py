@@ -133,10 +133,10 @@ class OnlineTraining:
                 if self.step // config.evaluate_every_steps >= len(self.curve):
                     self._evaluate(self._learner.share)
         if self.step > self.curve[-1].step:
-            self._finish_early(interrupted.is_set())
+            self._conclude(interrupted.is_set())
         return self.curve
 
-    def _finish_early(self, is_interrupted: bool) -> None:
+    def _conclude(self, is_interrupted: bool) -> None:
         """Judge what was learned since the last evaluation; who interrupts does not wait for that, but keeps it."""
         if is_interrupted:
             self._log.keep_newest()

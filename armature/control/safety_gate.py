@@ -34,6 +34,7 @@ LATCHING = frozenset(
 )
 """What only a new arming ends."""
 GIVE_WAY_NS = 500_000_000
+"""An arm that has been away for longer than this, latched, was moved."""
 _OFF_THE_COMMAND = frozenset({Reason.STATE_FROZEN, Reason.TRACKING_LOST})
 # Nearer than this [rad or m] is there: what is left is rounding.
 _THERE = 1e-12
