@@ -23,6 +23,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature_ros.conversions import image_to_msg, joint_state_to_msg, ns_from_time
+from armature_ros.introduction import Introduction
 from armature_ros.qos import reliable_qos
 from sim.tasks import SimConfig, robot_spec
 
@@ -49,6 +50,7 @@ class Robot:
         self._images = self.node.create_publisher(Image, "scene", reliable_qos())
         self._states = self.node.create_publisher(JointState, "joint_states", reliable_qos())
         self._reset = self.node.create_client(Trigger, "policy_node/reset")
+        self._introduction = Introduction(self.node, "policy_node")
         self._rng = np.random.default_rng(0)
         self.chunks: list[JointTrajectory] = []
         self.statuses: dict[str, tuple[str, dict[str, str]]] = {}
@@ -82,6 +84,7 @@ class Robot:
 
     def begin(self) -> None:
         """Reset the policy, as every episode does."""
+        self.wait(self._introduction.ask)
         self.wait(self._reset.service_is_ready)
         answer = self._reset.call_async(Trigger.Request())
         self.wait(answer.done)

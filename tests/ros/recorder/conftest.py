@@ -27,6 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
 from armature_ros.conversions import action_to_msg, image_to_msg, joint_state_to_msg
 from armature_ros.graph import config_folder
+from armature_ros.introduction import Introduction
 from armature_ros.qos import stream_qos
 from data_collection.store import Dataset, open_dataset
 
@@ -78,9 +79,9 @@ class Robot:
         self.diagnostics: dict[str, tuple[str, str, dict[str, str]]] = {}
         """By stream: level, message, values."""
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        # Kept: the answer to a client that is only just known can be lost.
         kinds = {"start": Trigger, "stop": Trigger, "discard": Trigger, "end": SetBool, "relabel": SetBool}
         self._clients = {name: self.node.create_client(kind, f"recorder_node/{name}") for name, kind in kinds.items()}
+        self._introduction = Introduction(self.node, "recorder_node")
         self._flows, self._ends = threading.Event(), threading.Event()
         self._between_ticks = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -120,6 +121,7 @@ class Robot:
     def call(self, service: str, data: bool | None = None) -> tuple[bool, str]:
         """Call a service of the recorder; return what it answers."""
         client = self._clients[service]
+        self.wait(self._introduction.ask)
         self.wait(client.service_is_ready)
         future = client.call_async(Trigger.Request() if data is None else SetBool.Request(data=data))
         self.wait(future.done)
@@ -281,3 +283,5 @@ def start_recorder(environment: dict[str, str], tmp_path: Path) -> Iterator[Call
     yield start
     for process in started:
         process.end()
+        # Where a test has failed, what the recorder said is a part of the report.
+        print(process.text())

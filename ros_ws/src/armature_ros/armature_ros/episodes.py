@@ -18,6 +18,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from armature.errors import ArmatureError
 from armature_ros.conversions import Episode
+from armature_ros.introduction import Introduction
 from armature_ros.qos import latched_qos
 
 RETRY_S = 0.05
@@ -63,6 +64,8 @@ class EpisodeDriver:
             )
         }
         self._end = self.node.create_client(SetBool, "recorder_node/end")
+        called = ("sim_node", "policy_node", "control_node", *(("recorder_node",) if records else ()))
+        self._introductions = [Introduction(self.node, name) for name in called]
 
     def __enter__(self) -> EpisodeDriver:
         return self
@@ -91,6 +94,7 @@ class EpisodeDriver:
 
     def start_episode(self) -> Episode:
         """Set the next episode going and return it."""
+        self.spin_until(self._is_known, "an answer of every node")
         episode = Episode(**json.loads(self._accepted("sim_node/reset")))
         begin = str(episode.begin_ns)
         for name in ("policy_node/reset", "control_node/reset"):
@@ -109,6 +113,9 @@ class EpisodeDriver:
             if time.monotonic() > deadline_s:
                 raise ArmatureError(f"{what}: nothing for {self._timeout_s} s")
             self._executor.spin_once(timeout_sec=0.1)
+
+    def _is_known(self) -> bool:
+        return all([each.ask() for each in self._introductions])
 
     def _await_result(self, episode: Episode) -> dict[str, Any]:
         self.spin_until(lambda: episode.episode in self._results, f"result of episode {episode.episode}")
