@@ -206,9 +206,9 @@ def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int, int]:
 
 def _config(arguments: ResidualArguments, quick: bool, name: str, method: str, seed: int) -> ResidualTrainConfig:
     root, case = arguments.out / "quick" if quick else arguments.out, CASES[name]
-    demonstrations, base = weak_base(root, case, quick=quick)
+    demonstrations = case_demonstrations(root, case, quick=quick)
     return ResidualTrainConfig(
-        base=None if method == "rlpd" else base,
+        base=None if method == "rlpd" else weak_base(root, case, quick=quick)[1],
         task=case.task,
         dataset=demonstrations,
         out=root / name / (f"{method}_{seed}" if method == "rlpd" else f"{method}_{case.weak.name}_{seed}"),
@@ -244,17 +244,21 @@ def _steered(config: ResidualTrainConfig) -> DsrlTrainConfig:
     return DsrlTrainConfig(base=config.base, learner=learner, **shared)
 
 
+def case_demonstrations(root: Path, case: Case, *, quick: bool = False) -> Path:
+    """Return the demonstrations that the learner has, made once."""
+    count = QUICK_DEMONSTRATIONS if quick else DEMONSTRATIONS
+    return demonstrations_of(root / f"{case.task}_demonstrations", case.task, count)
+
+
 def weak_base(root: Path, case: Case, *, quick: bool = False) -> tuple[Path, Path]:
     """Return demonstrations for the residual, and the checkpoint of the weak policy; both are made once."""
-    task, weak = case.task, case.weak
+    task, weak, demonstrations = case.task, case.weak, case_demonstrations(root, case, quick=quick)
     if quick:
         weak = replace(weak, demonstrations=min(weak.demonstrations, QUICK_DEMONSTRATIONS), steps=QUICK_BASE_STEPS)
     if (recipe := f"arm_state_{weak.family}") not in PRESETS:
         raise ConfigError(unknown("recipe", recipe, PRESETS))
-    count = QUICK_DEMONSTRATIONS if quick else DEMONSTRATIONS
-    demonstrations = demonstrations_of(root / f"{task}_demonstrations", task, count)
     few = demonstrations
-    if weak.demonstrations < count:
+    if weak.demonstrations < (QUICK_DEMONSTRATIONS if quick else DEMONSTRATIONS):
         few = demonstrations_of(root / f"{task}_demonstrations_{weak.demonstrations}", task, weak.demonstrations)
     config = PRESETS[recipe](few, root / task / f"base_{weak.name}")
     changes = {"method": weak.of(config.method), "validation_fraction": weak.validation_fraction}
