@@ -41,7 +41,8 @@ from armature.control.residual import NoResidual
 from armature.control.safety_gate import SafetyGate
 from armature.normalizer import FieldStats, Normalizer
 from armature.types import ActionChunk, Sample, Tick
-from armature_ros.graph import GraphConfig, graph_environment, make_graph
+from armature_ros.graph import graph_environment, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import reliable_qos
 from armature_ros.steady_loop import SteadyLoop
 from policies.checkpoint import save_checkpoint

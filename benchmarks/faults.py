@@ -37,7 +37,8 @@ from rich.progress import Progress
 from rich.table import Table
 from swinging import swinging_policy
 
-from armature_ros.graph import ONE_THREAD, GraphConfig, graph_environment, make_graph
+from armature_ros.graph import ONE_THREAD, graph_environment, make_graph
+from armature_ros.graph_config import GraphConfig
 
 sys.path.insert(0, str(ROOT / "tests"))
 from fault_table import TestResult, by_row, load_groups

@@ -38,7 +38,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature_ros.conversions import ns_from_time
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, graph_environment, make_graph
+from armature_ros.graph import graph_environment, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import latched_qos
 from armature_ros.residual_node import LOG_NAME
 from armature_ros.up import RunningGraph

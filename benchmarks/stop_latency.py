@@ -42,7 +42,8 @@ from rich.table import Table
 from stop_lab import Stop, StopLab
 from swinging import swinging_policy
 
-from armature_ros.graph import ONE_THREAD, GraphConfig, NodeSpec, graph_environment, make_graph
+from armature_ros.graph import ONE_THREAD, NodeSpec, graph_environment, make_graph
+from armature_ros.graph_config import GraphConfig
 
 TARGETS = ("mock_arm_node", "policy_node", "residual_node", "control_node")
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}

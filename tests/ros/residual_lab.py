@@ -17,7 +17,8 @@ from armature.normalizer import FieldStats, Normalizer
 from armature_ros.control_corrections import base_action_from_msg
 from armature_ros.conversions import ns_from_time
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, NodeSpec, make_graph
+from armature_ros.graph import NodeSpec, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import latched_qos, reliable_qos
 from armature_ros.residual_link import WEIGHTS, bytes_to_msg
 from policies.actor_weights import ActorWeights

@@ -17,10 +17,11 @@ from residual_lab import nodes_of, write_residual
 from std_msgs.msg import String
 
 from armature.errors import InvalidValue
+from armature_ros.announcements import Episode, label_from_msg, result_from_msg
 from armature_ros.control_node import ControlNode
-from armature_ros.conversions import Episode, label_from_msg, result_from_msg
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import latched_qos, reliable_qos
 from armature_ros.up import RunningGraph
 

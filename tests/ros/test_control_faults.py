@@ -16,7 +16,8 @@ from control_lab import PATIENCE_S, SPEC, START, Lab, judge
 from trajectory_msgs.msg import JointTrajectory
 
 from armature_ros.conversions import ns_from_time
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import reliable_qos
 
 pytestmark = pytest.mark.ros

@@ -13,7 +13,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from armature.errors import ConfigError, InvalidValue
 from armature.types import ActionChunk
 from armature_ros import conversions
-from armature_ros.conversions import Episode
+from armature_ros.announcements import Episode
 from armature_ros.streams import StreamConfig, topics_of
 from sim.tasks import SimConfig, robot_spec
 

@@ -27,7 +27,8 @@ from armature_ros.doctor import examine
 from armature_ros.doctor_deployment import CHUNK_TOPIC, read_deployment
 from armature_ros.doctor_findings import Finding
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import newest_stream_qos, reliable_qos
 from armature_ros.sim_node import COMMAND_TOPIC
 from armature_ros.up import RunningGraph

@@ -40,7 +40,8 @@ from armature_ros.doctor_streams import (
     check_stamps,
     check_topic,
 )
-from armature_ros.graph import GraphConfig, NodeSpec, config_folder
+from armature_ros.graph import NodeSpec, config_folder
+from armature_ros.graph_config import GraphConfig
 from armature_ros.policy_loading import PolicyNodeConfig
 from armature_ros.qos import FASTDDS_PROFILE, single_host_environment, stream_qos
 from armature_ros.recorder_config import RecorderNodeConfig

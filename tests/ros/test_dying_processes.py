@@ -19,7 +19,8 @@ import pytest
 from control_lab import PATIENCE_S, Lab, judge
 
 from armature_ros import shared_memory
-from armature_ros.graph import GraphConfig, NodeSpec, make_graph
+from armature_ros.graph import NodeSpec, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import FASTDDS_PROFILE, PROFILE_VARIABLES
 from armature_ros.shared_memory import remove_leftovers
 from armature_ros.up import NodeDied, RunningGraph

@@ -30,13 +30,15 @@ from armature.control.control_path import ControlPath
 from armature.control.residual import NoResidual
 from armature.errors import ConfigError
 from armature.types import ActionChunk, Command, GateState, Reason, Sample, Tick
-from armature_ros.conversions import Episode, joint_state_to_msg
+from armature_ros.announcements import Episode
+from armature_ros.conversions import joint_state_to_msg
 from armature_ros.flight_dump import ARRAYS, DOCUMENT, Flight, dump_folders
 from armature_ros.flight_reading import FlightError, read_flight
 from armature_ros.flight_recorder import ITEMS_MAX, WAITING_MAX, FlightRecorder
 from armature_ros.flight_report import render
 from armature_ros.flight_summary import FlightSummary
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import latched_qos, published_stream_qos
 from sim.defaults import panda_limits
 from sim.tasks import SimConfig, robot_spec

@@ -14,7 +14,8 @@ import yaml
 from armature.control.limits import check_limits
 from armature.errors import ConfigError
 from armature.spec import RobotSpec
-from armature_ros.graph import GRAPHS, OPTIONS, GraphConfig, config_folder, make_graph
+from armature_ros.graph import GRAPHS, config_folder, make_graph
+from armature_ros.graph_config import OPTIONS, GraphConfig
 from armature_ros.robot import RobotConfig, load_limits
 from sim.tasks import SimConfig, robot_spec
 
@@ -106,9 +107,12 @@ def test_mistakes_are_named(name: str, config: GraphConfig, words: str) -> None:
     [
         ("robot", {"operator": "keyboard"}, "'robot' does not use --operator, valid with collect"),
         ("sim", {"operator": "keyboard"}, "'sim' does not use --operator, valid with collect"),
-        ("collect", {"robot": "fer"}, "'collect' does not use --robot, valid with robot, residual"),
+        ("collect", {"robot": "fer"}, "'collect' does not use --robot, valid with robot, residual, residual --robot"),
+        ("residual", {"robot": "fer", "seed": 3, "image_size": 64},
+         "'residual --robot' does not use --image-size, valid with sim, collect, residual"),
+        ("residual", {"mock_arm": True}, "'residual' does not use --mock-arm, valid with robot, residual --robot"),
         ("robot", {"residual": "r", "reward": "operator"},
-         "does not use --residual, valid with residual; --reward, valid with residual"),
+         "does not use --residual, valid with residual, residual --robot; --reward, valid with residual, residual --robot"),
         ("robot", {"image_size": 64}, "does not use --image-size, valid with sim, collect, residual"),
     ],
 )  # fmt: skip
@@ -119,7 +123,7 @@ def test_an_option_that_a_graph_does_not_use_is_refused(name: str, given: dict[s
 
 def test_every_option_is_used_by_some_graph() -> None:
     assert set().union(*OPTIONS.values()) == {field.name for field in fields(GraphConfig)}
-    assert OPTIONS.keys() == GRAPHS.keys()
+    assert {name.removesuffix(" --robot") for name in OPTIONS} == GRAPHS.keys()
 
 
 @pytest.mark.parametrize(

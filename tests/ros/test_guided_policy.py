@@ -23,7 +23,7 @@ from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from armature.types import CommittedActions
 from armature_ros.committed_topics import CommittedTopics
 from armature_ros.conversions import committed_to_msg, joint_state_to_msg
-from armature_ros.graph import EXPERT
+from armature_ros.graph_config import EXPERT
 from armature_ros.policy_loading import PolicyNodeConfig, load_warm_policy
 from armature_ros.policy_node import PolicyNode
 from armature_ros.qos import reliable_qos

@@ -18,7 +18,8 @@ import pytest
 from control_lab import START, Lab, judge
 
 from armature.spec import JOINT_POSITION, RobotSpec
-from armature_ros.graph import GraphConfig, NodeSpec, config_folder, make_graph
+from armature_ros.graph import NodeSpec, config_folder, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import FASTDDS_PROFILE
 
 pytestmark = pytest.mark.ros

@@ -11,7 +11,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from trajectory_msgs.msg import JointTrajectory
 
 from armature_ros.conversions import action_to_msg
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import reliable_qos
 
 pytestmark = pytest.mark.ros

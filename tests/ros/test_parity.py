@@ -15,7 +15,8 @@ from armature.spec import GRIPPER_OPENING, JOINT_POSITION
 from armature_ros.demo import EMBEDDED
 from armature_ros.demo_graph import SAME_PICTURES
 from armature_ros.episodes import EpisodeDriver, EpisodeOutcome
-from armature_ros.graph import ONE_THREAD, GraphConfig, make_graph
+from armature_ros.graph import ONE_THREAD, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.up import RunningGraph
 from data_collection.store import Dataset, Episode, open_dataset
 from data_collection.streams import REWARD, TAKEOVER

@@ -18,7 +18,8 @@ import pytest
 
 from armature.spec import CAMERA_SCENE, JOINT_POSITION
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.up import NodeDied, RunningGraph
 from policies.nets.observation import VisionConfig
 from policies.signed_folder import digest

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.up import RunningGraph
 from data_collection.store import open_dataset
 from sim.defaults import panda_limits

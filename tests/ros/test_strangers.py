@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.up import RunningGraph
 
 pytestmark = [pytest.mark.ros, pytest.mark.fault(row=58)]

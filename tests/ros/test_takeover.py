@@ -14,7 +14,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature_ros.control_takeover import takeover_from_msg, takeover_to_msg
 from armature_ros.conversions import ns_from_time
-from armature_ros.graph import GraphConfig, make_graph
+from armature_ros.graph import make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import latched_qos, reliable_qos
 
 pytestmark = pytest.mark.ros

@@ -15,7 +15,8 @@ from control_lab import PATIENCE_S, START, Lab, judge
 from std_srvs.srv import SetBool
 
 from armature.errors import ConfigError
-from armature_ros.graph import GraphConfig, NodeSpec, make_graph
+from armature_ros.graph import NodeSpec, make_graph
+from armature_ros.graph_config import GraphConfig
 
 GRIPPER = 7
 

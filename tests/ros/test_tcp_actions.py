@@ -21,7 +21,8 @@ from armature_ros.conversions import chunk_to_msg
 from armature_ros.doctor_deployment import read_deployment
 from armature_ros.flight_dump import dump_folders
 from armature_ros.flight_reading import read_flight
-from armature_ros.graph import GraphConfig, config_folder, make_graph
+from armature_ros.graph import config_folder, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import reliable_qos
 from armature_ros.robot import RobotConfig, load_robot_spec
 from armature_ros.tcp_actions import OutOfReach, TcpActions

@@ -21,7 +21,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.spec import ActionSpec
 from armature_ros.conversions import action_from_msg, joint_state_to_msg
-from armature_ros.graph import GraphConfig, config_folder, make_graph
+from armature_ros.graph import config_folder, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.jog import Jog, JogConfig
 from armature_ros.keyboard import decode_keys
 from armature_ros.qos import published_stream_qos, reliable_qos

@@ -17,7 +17,8 @@ import pytest
 
 from armature.spec import CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, NodeSpec, make_graph
+from armature_ros.graph import NodeSpec, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.up import RunningGraph, interrupt_on_hangup
 from data_collection.store import open_dataset
 from sim.tasks import SimConfig, robot_spec

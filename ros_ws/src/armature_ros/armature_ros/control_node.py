@@ -23,6 +23,7 @@ from armature.control.stream_watch import LiveChecks
 from armature.errors import InvalidValue
 from armature.types import ActionChunk, GateState, Reason, Sample, Tick
 from armature_ros import last_resort
+from armature_ros.announcements import Episode
 from armature_ros.control_config import ControlNodeConfig
 from armature_ros.control_corrections import TOPIC as CORRECTION_TOPIC
 from armature_ros.control_corrections import ControlCorrections
@@ -31,7 +32,7 @@ from armature_ros.control_services import ControlServices
 from armature_ros.control_status import ControlStatus
 from armature_ros.control_takeover import TOPIC as TAKEOVER_TOPIC
 from armature_ros.control_takeover import ControlTakeover
-from armature_ros.conversions import Episode, chunk_from_msg, measured_from_joint_state, ns_from_time
+from armature_ros.conversions import chunk_from_msg, measured_from_joint_state, ns_from_time
 from armature_ros.diagnostics import StreamMonitor
 from armature_ros.flight_recorder import FlightRecorder
 from armature_ros.heartbeat import Heartbeat

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from array import array as buffer
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
@@ -15,7 +13,7 @@ from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Header, String
+from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from armature.errors import InvalidValue
@@ -30,16 +28,8 @@ PIXELS_MAX = 4096 * 4096
 SCANS_MAX = 32
 """Of one JPEG; a progressive one has about ten, thousands would keep the decoder busy for minutes."""
 JPEG_QUALITY = 90
-EPISODE_LABEL = "episode_label"
-"""Topic on which it is told how an episode went, once a person has said so: JSON, its number and success."""
 STEPS_MAX = 1000
 """Of one chunk; policies plan tens of steps."""
-_QUOTED_MAX = 60
-_INTEGER_END = 2**63
-"""Above what seeds and stamps can be."""
-_ANNOUNCED = {"episode": int, "seed": int, "begin_ns": int}
-_RESULT = {"episode": int, "end_ns": int, "success": bool, "fault": str, "published": dict}
-_LABEL = {"episode": int, "success": bool}
 
 
 def time_from_ns(stamp_ns: int) -> Time:
@@ -255,65 +245,6 @@ def action_to_msg(action: NDArray[Any], labels: Sequence[str], stamp_ns: int, pe
 def action_from_msg(message: JointTrajectory, labels: Sequence[str]) -> NDArray[np.float64]:
     """Return the first point of a trajectory (D,), by name; NaN is let through: it says that nothing was asked for."""
     return _positions(message, labels)[0]
-
-
-@dataclass(frozen=True)
-class Episode:
-    """What the topic `episode` announces: number, seed and the stamp of the first tick."""
-
-    episode: int
-    seed: int
-    begin_ns: int
-
-    def to_msg(self) -> String:
-        """Return the announcement."""
-        return String(data=json.dumps(asdict(self)))
-
-    @classmethod
-    def from_msg(cls, message: String) -> Episode:
-        """Read an announcement; raise InvalidValue on a text that is none."""
-        return cls(**_fields_from_msg(message, _ANNOUNCED))
-
-
-def result_from_msg(message: String) -> dict[str, Any]:
-    """Return what `episode_result` says of how an episode went; raise InvalidValue on a text that does not."""
-    result = _fields_from_msg(message, _RESULT)
-    for stream, count in result["published"].items():
-        _require_kind(f"published.{stream}", count, int, message)
-    return result
-
-
-def label_from_msg(message: String) -> dict[str, Any]:
-    """Return what a person says of how an episode went; raise InvalidValue on a text that does not."""
-    return _fields_from_msg(message, _LABEL)
-
-
-def _fields_from_msg(message: String, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """Return the fields `kinds` of a JSON object; raise InvalidValue where one is missing or of another kind."""
-    expected = f"expected JSON with {', '.join(f'{name} ({kind.__name__})' for name, kind in kinds.items())}"
-    try:
-        found = json.loads(message.data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidValue(f"text {_quoted(message)} is no JSON, {expected}") from error
-    missing = [name for name in kinds if name not in found] if isinstance(found, dict) else list(kinds)
-    if missing:
-        raise InvalidValue(f"text {_quoted(message)} lacks {', '.join(missing)}, {expected}")
-    for name, kind in kinds.items():
-        _require_kind(name, found[name], kind, message)
-    return {name: found[name] for name in kinds}
-
-
-def _require_kind(name: str, value: Any, kind: type, message: String) -> None:
-    # To Python, true is an integer.
-    if type(value) is not kind:
-        raise InvalidValue(f"{name} of text {_quoted(message)} is {type(value).__name__}, expected {kind.__name__}")
-    if kind is int and not 0 <= value < _INTEGER_END:
-        raise InvalidValue(f"{name} of text {_quoted(message)} is out of range. Valid: 0 to 2**63 - 1")
-
-
-def _quoted(message: String) -> str:
-    text = message.data
-    return repr(text if len(text) <= _QUOTED_MAX else f"{text[:_QUOTED_MAX]}...")
 
 
 def _positions(message: JointTrajectory, labels: Sequence[str]) -> NDArray[np.float64]:

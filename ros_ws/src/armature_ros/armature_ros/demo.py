@@ -25,7 +25,7 @@ from armature.provenance import git_commit
 from armature.spec import RobotSpec, require_compatible
 from armature_ros.demo_graph import SAME_PICTURES, GraphRun, run_episodes
 from armature_ros.from_scratch import ScratchConfig, make_checkpoint
-from armature_ros.graph import GraphConfig
+from armature_ros.graph_config import GraphConfig
 from armature_ros.measurements import Measurements, MemoryMonitor, Stopwatch
 from armature_ros.report import write_report
 from armature_ros.summary import build_summary, print_summary

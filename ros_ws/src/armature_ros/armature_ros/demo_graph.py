@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from armature.errors import ArmatureError
 from armature_ros.episodes import EpisodeDriver
-from armature_ros.graph import GraphConfig, graph_environment, make_graph
+from armature_ros.graph import graph_environment, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.measurements import Measurements, Stopwatch
 from armature_ros.up import RunningGraph
 from sim.tasks import SimConfig, robot_spec

@@ -26,7 +26,8 @@ from armature_ros.doctor_graph import (
 )
 from armature_ros.doctor_host import DOMAIN_MAX, check_device, check_host, check_shell, read_devices, read_host
 from armature_ros.doctor_streams import WantedTopic, check_topic
-from armature_ros.graph import EXPERT, GraphConfig, graph_environment
+from armature_ros.graph import graph_environment
+from armature_ros.graph_config import EXPERT, GraphConfig
 from armature_ros.robot import load_robot_spec
 
 EXIT_FAILED = 1

@@ -17,7 +17,8 @@ from armature.spec import TCP_DELTA, RobotSpec
 from armature_ros.camera_node import CameraNodeConfig
 from armature_ros.control_config import ControlNodeConfig
 from armature_ros.doctor_streams import Listener, WantedTopic
-from armature_ros.graph import GraphConfig, NodeSpec, make_graph
+from armature_ros.graph import NodeSpec, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.mock_arm_node import MockArmNodeConfig
 from armature_ros.policy_loading import PolicyNodeConfig
 from armature_ros.qos import newest_stream_qos, reliable_qos, stream_qos

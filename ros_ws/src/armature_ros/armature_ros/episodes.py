@@ -17,7 +17,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from armature.errors import ArmatureError
-from armature_ros.conversions import Episode
+from armature_ros.announcements import Episode
 from armature_ros.introduction import Introduction
 from armature_ros.qos import latched_qos
 

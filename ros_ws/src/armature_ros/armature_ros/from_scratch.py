@@ -13,7 +13,7 @@ from rich.console import Console
 
 from armature.errors import ArmatureError, ConfigError, unknown
 from armature_ros.demo_graph import SAME_PICTURES, GraphRun, record_demonstrations
-from armature_ros.graph import GraphConfig
+from armature_ros.graph_config import GraphConfig
 from armature_ros.measurements import Measurements, Stopwatch
 from data_collection.store import open_dataset
 

@@ -6,18 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
-from armature.control.chunk_scheduler import SchedulerMode
 from armature.errors import ConfigError, unknown
+from armature_ros.graph_config import EXPERT, GraphConfig, require_used
 from armature_ros.qos import single_host_environment
 from armature_ros.robot import RobotConfig
-
-EXPERT = "expert"
 
 RESTARTS = 5
 """Of those beside the arm, without which it goes on."""
@@ -54,54 +51,6 @@ class NodeSpec:
         return files + values
 
 
-@dataclass(frozen=True)
-class GraphConfig:
-    """What differs from one use of a graph to the next; everything else is in the YAML of each node."""
-
-    task: str = "lift"
-    """Task of the simulated robot; also stored with recorded data."""
-    action: Literal["joint_position", "tcp_delta"] = "joint_position"
-    """What a simulated robot takes; with a real one, what its policy says: displacements of the tool become joint
-    positions on the way to the arm."""
-    cameras: bool = True
-    image_size: int = 128
-    """Edge of the simulated camera images [px]."""
-    horizon_steps: int = 0
-    """Steps after which a simulated attempt ends; 0: the task's own."""
-    policy: str = EXPERT
-    """`expert` (scripted, simulated robots only) or the folder of a checkpoint."""
-    prompt: str = ""
-    """What the robot is told to do: told to a checkpoint, which must take prompts, and stored with recorded data."""
-    device: str = "cpu"
-    """Where the policy computes: cpu or cuda."""
-    operator: Literal["policy", "keyboard"] = "policy"
-    """Who demonstrates in `collect`: the policy (the scripted expert, say) or a person at the keyboard."""
-    dataset: str = ""
-    """Folder that the recorder adds to; empty: no recorder."""
-    seed: int = 0
-    """Seed of the first simulated episode; the next ones follow."""
-    lockstep: bool = True
-    """Simulated robots only: every tick waits for its command, so that a run is reproducible; else real time."""
-    execute_steps: int = 8
-    """How many actions of a chunk are executed before the next one is asked for."""
-    scheduler: SchedulerMode = "receding_horizon"
-    """How a new chunk takes over from the one before; in real_time_chunking the policy is guided as well."""
-    robot: str = ""
-    """Real robot: name of its files in config/robots/ (default fer), or the path of its YAML."""
-    mock_arm: bool = False
-    """Real robot: a stand-in for its arm and driver, which is where it is told to be, to try a graph without one."""
-    residual: str = ""
-    """Folder of the residual that corrects the policy in the graph `residual`, and is learned there."""
-    reward: Literal["", "simulator", "operator", "progress"] = ""
-    """Graph `residual`: who says how an episode went: the simulator, a person by /residual_node/label, or one of these
-    two and failures earn by how near they came to successes; empty: the topic `reward`, whoever publishes it."""
-    takeover: Literal["", "keyboard"] = ""
-    """Device by which a person takes the arm over from the policy and gives it back; simulations then run in real
-    time. With a device of your own: `control_node.takeover=true` among the overrides."""
-    overrides: tuple[str, ...] = ()
-    """More parameters, each `node.parameter=value`, for instance `control_node.chunk_timeout_s=5.0`."""
-
-
 def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Return the nodes of the graph `name`; raise ConfigError on an unknown graph, robot or override.
 
@@ -109,7 +58,7 @@ def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
     """
     if name not in GRAPHS:
         raise ConfigError(unknown("graph", name, GRAPHS))
-    _require_used(name, config)
+    require_used(name, config)
     if config.policy != EXPERT and not Path(config.policy).is_dir():
         raise ConfigError(f"policy '{config.policy}' is no folder. Valid: {EXPERT}, or the folder of a checkpoint")
     if not config.takeover:
@@ -227,27 +176,6 @@ GRAPHS: dict[str, Callable[[GraphConfig], tuple[NodeSpec, ...]]] = {
     "robot": _robot,
     "residual": _residual,
 }
-_EVERYWHERE = {"task", "action", "cameras", "policy", "prompt", "device", "dataset", "execute_steps", "scheduler",
-               "takeover", "overrides"}  # fmt: skip
-_SIMULATED = {*_EVERYWHERE, "image_size", "horizon_steps", "seed", "lockstep"}
-_REAL = {*_EVERYWHERE, "robot", "mock_arm"}
-OPTIONS: dict[str, set[str]] = {
-    "sim": _SIMULATED,
-    "collect": {*_SIMULATED, "operator"},
-    "robot": _REAL,
-    "residual": {*_SIMULATED, *_REAL, "residual", "reward"},
-}
-"""By graph, the fields of GraphConfig that it uses."""
-
-
-def _require_used(name: str, config: GraphConfig) -> None:
-    """Raise ConfigError naming the options that are set and that the graph does not use, and who does."""
-    plain = GraphConfig()
-    given = [field.name for field in fields(config) if getattr(config, field.name) != getattr(plain, field.name)]
-    if unused := [option for option in given if option not in OPTIONS[name]]:
-        valid = {option: ", ".join(graph for graph, used in OPTIONS.items() if option in used) for option in unused}
-        named = "; ".join(f"--{option.replace('_', '-')}, valid with {graphs}" for option, graphs in valid.items())
-        raise ConfigError(f"graph '{name}' does not use {named}")
 
 
 def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> NodeSpec:

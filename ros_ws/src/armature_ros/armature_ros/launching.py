@@ -12,7 +12,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from armature.config import from_plain, to_plain
-from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_graph
+from armature_ros.graph import NodeSpec, graph_environment, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.up import NodeDied
 from launch import LaunchContext, LaunchDescription
 

@@ -11,7 +11,7 @@ from armature.policy import Policy
 from armature.spec import RobotSpec, require_compatible
 from armature.testing import random_observation
 from armature.types import CommittedActions
-from armature_ros.graph import EXPERT
+from armature_ros.graph_config import EXPERT
 from armature_ros.robot import RobotConfig
 from armature_ros.streams import StreamConfig
 

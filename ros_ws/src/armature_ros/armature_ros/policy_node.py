@@ -18,8 +18,9 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.control.observation_buffer import ObservationBuffer
 from armature.errors import InvalidValue
 from armature.types import ActionChunk, Observation
+from armature_ros.announcements import Episode
 from armature_ros.committed_topics import CommittedTopics
-from armature_ros.conversions import Episode, chunk_to_msg, ns_from_time
+from armature_ros.conversions import chunk_to_msg, ns_from_time
 from armature_ros.diagnostics import Diagnostics, StreamMonitor, buffer_figures
 from armature_ros.heartbeat import Heartbeat
 from armature_ros.parameters import load_config

@@ -20,7 +20,8 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from armature.errors import ArmatureError, ConfigError, InvalidValue
-from armature_ros.conversions import EPISODE_LABEL, NS_PER_S, Episode, label_from_msg
+from armature_ros.announcements import EPISODE_LABEL, Episode, label_from_msg
+from armature_ros.conversions import NS_PER_S
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.qos import reliable_qos

@@ -23,15 +23,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.control.residual import Correction
 from armature.errors import InvalidValue
+from armature_ros.announcements import EPISODE_LABEL, Episode, result_from_msg
 from armature_ros.control_corrections import HUMAN, LATCHED, BaseAction, base_action_from_msg, correction_to_msg
-from armature_ros.conversions import (
-    EPISODE_LABEL,
-    Episode,
-    action_from_msg,
-    ns_from_time,
-    positions_from_joint_state,
-    result_from_msg,
-)
+from armature_ros.conversions import action_from_msg, ns_from_time, positions_from_joint_state
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.heartbeat import Heartbeat
 from armature_ros.parameters import load_config

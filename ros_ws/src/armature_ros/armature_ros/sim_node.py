@@ -23,15 +23,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.errors import ArmatureError, InvalidValue
 from armature.spec import TCP_DELTA
+from armature_ros.announcements import EPISODE_LABEL, Episode, label_from_msg
 from armature_ros.camera_infos import CameraInfos
-from armature_ros.conversions import (
-    EPISODE_LABEL,
-    Episode,
-    action_from_msg,
-    label_from_msg,
-    ns_from_time,
-    time_from_ns,
-)
+from armature_ros.conversions import action_from_msg, ns_from_time, time_from_ns
 from armature_ros.diagnostics import Diagnostics
 from armature_ros.parameters import load_config
 from armature_ros.qos import latched_qos, published_stream_qos, reliable_qos

@@ -14,7 +14,7 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 from armature.errors import InvalidValue
-from armature_ros.conversions import Episode, result_from_msg
+from armature_ros.announcements import Episode, result_from_msg
 from armature_ros.qos import latched_qos
 from armature_ros.recorded_topics import RecordedTopic
 from armature_ros.recorder_channel import Arrival, Channel

@@ -17,7 +17,8 @@ from typing import IO, Annotated, Literal
 import tyro
 
 from armature.errors import ArmatureError, ConfigError
-from armature_ros.graph import GraphConfig, NodeSpec, graph_environment, make_graph
+from armature_ros.graph import NodeSpec, graph_environment, make_graph
+from armature_ros.graph_config import GraphConfig
 from armature_ros.shared_memory import remove_leftovers
 from armature_ros.spin import EXIT_BAD_INPUT, EXIT_FAULT, PARENT_VARIABLE
 
