@@ -128,6 +128,8 @@ class ResidualArguments(Arguments):
     """Folder of demonstrations, bases and trainings."""
     processes: int = 1
     """Processes that simulate, for each training."""
+    threads: int = 1
+    """That learn."""
 
 
 def measure(arguments: ResidualArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
@@ -216,6 +218,7 @@ def _config(arguments: ResidualArguments, quick: bool, name: str, method: str, s
         seed=seed,
         worlds=6,
         processes=arguments.processes,
+        threads=arguments.threads,
         evaluate_every_steps=QUICK_STEPS // 2 if quick else case.evaluate_every_steps,
         evaluate_episodes=QUICK_EPISODES if quick else 50,
         learner=_learner(case, method, quick),

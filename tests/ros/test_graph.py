@@ -112,7 +112,7 @@ def test_mistakes_are_named(name: str, config: GraphConfig, words: str) -> None:
          "'residual --robot' does not use --image-size, valid with sim, collect, residual"),
         ("residual", {"mock_arm": True}, "'residual' does not use --mock-arm, valid with robot, residual --robot"),
         ("robot", {"residual": "r", "reward": "operator"},
-         "does not use --residual, valid with residual, residual --robot; --reward, valid with residual, residual --robot"),
+         "--residual, valid with residual, residual --robot; --reward, valid with residual, residual --robot"),
         ("robot", {"image_size": 64}, "does not use --image-size, valid with sim, collect, residual"),
     ],
 )  # fmt: skip
