@@ -31,6 +31,7 @@ from tasks import demonstrations_of
 from armature.config import to_plain
 from armature.errors import ConfigError, unknown
 from policies.checkpoint import load_policy
+from policies.dsrl import DsrlConfig
 from policies.dsrl_learner import DsrlLearnerConfig
 from policies.presets.catalog import PRESETS
 from policies.residual_folder import load_residual
@@ -243,7 +244,8 @@ def _steered(config: ResidualTrainConfig) -> DsrlTrainConfig:
         raise ConfigError("DSRL steers a policy, and there is none")
     names = {each.name for each in fields(DsrlTrainConfig)} - {"learner", "base"}
     shared = {name: getattr(config, name) for name in names}
-    learner = DsrlLearnerConfig(warmup_steps=config.learner.warmup_steps)
+    dsrl = DsrlConfig(discount=config.learner.td3.discount)
+    learner = DsrlLearnerConfig(warmup_steps=config.learner.warmup_steps, dsrl=dsrl)
     return DsrlTrainConfig(base=config.base, learner=learner, **shared)
 
 
