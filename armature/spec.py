@@ -6,6 +6,7 @@ Names are the constants below; no code ever takes a name apart. Elements of a ve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,7 +53,7 @@ class ArraySpec:
     @property
     def size(self) -> int:
         """Count the elements of one sample."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     def validate(self, value: NDArray[Any]) -> NDArray[Any]:
         """Return `value` unchanged; raise InvalidValue unless shape and dtype match and all elements are finite."""

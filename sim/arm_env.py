@@ -44,6 +44,9 @@ JOINT_STIFFNESS = 1000.0
 # robosuite moves the fingers by 8 mm of opening per tick; within half of that the gripper is told to stay.
 GRIPPER_DEADBAND_M = 0.004
 
+Placed = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Position (3,) [m] and rotation matrix (3, 3) in the world."""
+
 
 class ArmEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     """One arm with the Franka hand at a table, observed in the base frame of the robot."""
@@ -125,18 +128,14 @@ class ArmEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         joints = arm_of(self.config.robot).simulator_joints
         arm = [int(model.joint(f"robot0_{joint}").qposadr[0]) for joint in joints]
         fingers = [int(model.joint(f"gripper0_right_finger_joint{i}").qposadr[0]) for i in (1, 2)]
-        body = OBJECT_BODIES[self.config.task]
+        base, thing = (_placed(self.data.body(name)) for name in ("robot0_base", OBJECT_BODIES[self.config.task]))
+        tcp = _placed(self.data.site("gripper0_right_grip_site"))
         return {
             JOINT_POSITION: lambda: self.data.qpos[arm],
             GRIPPER_OPENING: lambda: np.abs(self.data.qpos[fingers]).sum(keepdims=True).clip(0, GRIPPER_OPENING_MAX_M),
-            TCP_POSE: lambda: self._pose_in_base(self.data.site("gripper0_right_grip_site"), TCP_REFERENCE),
-            OBJECT_POSE: lambda: self._pose_in_base(self.data.body(body), OBJECT_REFERENCE),
+            TCP_POSE: lambda: _pose_in(base, tcp, TCP_REFERENCE),
+            OBJECT_POSE: lambda: _pose_in(base, thing, OBJECT_REFERENCE),
         }
-
-    def _pose_in_base(self, view: Any, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-        base = self.data.body("robot0_base")
-        to_base = base.xmat.reshape(3, 3).T
-        return pose_of(to_base @ (view.xpos - base.xpos), to_base @ view.xmat.reshape(3, 3), reference)
 
     def _make_cameras(self) -> Cameras | None:
         if not self.config.cameras:
@@ -149,6 +148,16 @@ class ArmEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         """Translate a target opening into robosuite's command: +1 closes, -1 opens, 0 stays."""
         error_m = float(self._sensors[GRIPPER_OPENING]()[0]) - opening_m
         return float(np.sign(error_m)) if abs(error_m) > GRIPPER_DEADBAND_M else 0.0
+
+
+def _placed(named: Any) -> Placed:
+    """Return where a body or a site is, as views of what MuJoCo computes in place: by name takes much longer."""
+    return named.xpos, named.xmat.reshape(3, 3)
+
+
+def _pose_in(base: Placed, other: Placed, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    to_base = base[1].T
+    return pose_of(to_base @ (other[0] - base[0]), to_base @ other[1], reference)
 
 
 def pose_of(
