@@ -1,7 +1,7 @@
 """One control period of robosuite's joint position controller, law for law, without its layers of objects.
 
 robosuite spends four fifths of a step in Python, in 25 substeps of physics each. Here a substep is three calls of
-MuJoCo and ten array operations without a copy; the numbers are the same to 1e-6 over a thousand steps
+MuJoCo and ten array operations without a copy; the numbers are the same to 1e-6 in each of a thousand steps
 (`tests/sim/test_joint_servo.py`), the speeds are compared in `benchmarks/learner_speed.py`.
 """
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from armature.errors import ConfigError
+from sim.backend import mujoco
 from sim.environment import make_env
 from sim.joint_servo import JointServo
 from sim.tasks import SimConfig
@@ -39,7 +40,12 @@ def test_a_thousand_random_steps_are_those_of_robosuite(config):
     theirs, ours = (env.unwrapped for env in envs)
     servo = JointServo(ours._world)
     moved = 0.0
+    integrated = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(theirs.model, integrated))
     for step, (goal, grip) in enumerate(random_goals(theirs.measured_action()[:-1])):
+        # From one state, step by step: where things touch, rounding alone leads two simulations apart in time.
+        mujoco.mj_getState(theirs.model, theirs.data, state, integrated)
+        mujoco.mj_setState(ours.model, ours.data, state, integrated)
         before = theirs.data.qpos.copy()
         theirs._world.step(np.append(goal, grip))
         servo.step(goal, grip)
