@@ -6,8 +6,8 @@ decoder of its own (`--init-from … --new-embodiment`), once from nothing. Both
 demonstrations, seed and steps, and both are judged on the same episodes. By default policies see and move the TCP,
 which means the same for every arm; with `--action joint_position` they see and move joints.
 
-The interval of the difference is a bootstrap over the episodes, each with the mean of its trainings; how much the
-trainings themselves scatter stands in the details.
+Trainings scatter more than episodes do: the interval of the difference is Student's over pairs of trainings, each of
+which counts once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from harness import Arguments, Criterion, main
 from kept_training import trained
 from numpy.typing import NDArray
 from rich.progress import Progress
+from scipy.stats import t as student
 
+from armature.errors import ConfigError
 from armature.spec import JOINT_POSITION
 from data_collection.store import create_dataset
-from policies.checkpoint import load_policy
+from policies.checkpoint import load_policy, read_document
 from policies.hrdt import HrdtConfig
 from policies.policy_config import PolicyConfig
 from policies.presets.hrdt import small
@@ -47,7 +49,7 @@ DEMONSTRATIONS = 10
 FIRST_SEED, FIRST_TEST_SEED = 10_000, 100_000
 TOGETHER = 10
 """Episodes that are simulated at once."""
-BOOTSTRAP_DRAWS = 10_000
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class TransferArguments(Arguments):
     """What the other arm has to learn."""
     action: Literal["tcp_delta", "joint_position"] = "tcp_delta"
     """What policies move, and see of the arm: its TCP, or its joints and its TCP."""
-    trainings: int = 3
+    trainings: int = 5
     """Pairs of trainings, each with demonstrations and a seed of its own."""
     episodes: int = 50
     """Episodes on which each training is judged."""
@@ -83,13 +85,16 @@ QUICK = Effort(trunk_demonstrations=10, trunk_steps=600, steps=200, width=64, la
 
 def measure(quick: bool, arguments: TransferArguments, work: Path) -> tuple[list[Criterion], dict[str, Any]]:
     """Train all policies and compare them."""
+    if arguments.trainings < 2:
+        raise ConfigError(f"trainings is {arguments.trainings}: an interval over pairs needs two or more")
     effort, begin_s = QUICK if quick else FULL, time.monotonic()
     worlds = [SimConfig(task, arguments.action, cameras=False, robot=ROBOT) for task in ("lift", "can")]
     demonstrations = _recorded(work / "trunk_demonstrations", worlds, effort.trunk_demonstrations, FIRST_SEED)
     trunk = trained(_config(worlds[0], demonstrations, work / "trunk", effort, effort.trunk_steps))
     world = replace(worlds[0], task=arguments.task, robot=OTHER_ROBOT)
-    pairs = [_pair(work, world, trunk, effort, arguments.episodes, k) for k in range(arguments.trainings)]
-    outcomes = np.array(pairs)  # (trainings, from nothing | with trunk, episodes)
+    pairs = [_pair(work, world, trunk, effort, k) for k in range(arguments.trainings)]
+    # (trainings, from nothing | with trunk, episodes)
+    outcomes = np.array([[_outcomes(each, world, arguments.episodes) for each in pair] for pair in pairs])
     low, high = difference_interval(outcomes)
     rates = outcomes.mean(axis=(0, 2))
     name = f"{OTHER_ROBOT} {arguments.task}, {arguments.action}: success gained by the trunk, lower end of its interval"
@@ -98,30 +103,34 @@ def measure(quick: bool, arguments: TransferArguments, work: Path) -> tuple[list
         "effort": vars(effort) | {"demonstrations": DEMONSTRATIONS, "task": arguments.task, "action": arguments.action},
         "from_nothing": _described(outcomes[:, 0]),
         "with_trunk": _described(outcomes[:, 1]),
-        "difference": {"mean": rates[1] - rates[0], "low": low, "high": high, "confidence": 0.95},
+        "difference": {"mean": rates[1] - rates[0], "low": low, "high": high, "confidence": CONFIDENCE},
+        "provenance": {"trunk": _provenance(trunk), "pairs": [list(map(_provenance, pair)) for pair in pairs]},
         "seconds": round(time.monotonic() - begin_s),
     }
     return criteria, details
 
 
 def difference_interval(outcomes: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the 95 % interval of (with - without) from outcomes (trainings, 2, episodes), by bootstrap over episodes.
+    """Return the 95 % interval of (with - without) from outcomes (trainings, 2, episodes), by Student's t over pairs.
 
-    An episode has the same start in all of them, so what is drawn is an episode with all its outcomes.
+    The episodes of a pair say how good its two trainings are, and not how good others would be.
     """
-    gains = (outcomes[:, 1].astype(float) - outcomes[:, 0]).mean(axis=0)
-    drawn = np.random.default_rng(0).integers(len(gains), size=(BOOTSTRAP_DRAWS, len(gains)))
-    low, high = np.quantile(gains[drawn].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    gains = np.diff(outcomes.mean(axis=2), axis=1)[:, 0]
+    half = student.ppf((1 + CONFIDENCE) / 2, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+    return float(gains.mean() - half), float(gains.mean() + half)
 
 
-def _pair(work: Path, world: SimConfig, trunk: Path, effort: Effort, episodes: int, k: int) -> list[list[bool]]:
-    """Train from nothing and with the trunk on the same demonstrations; return what became of each test episode."""
+def _pair(work: Path, world: SimConfig, trunk: Path, effort: Effort, k: int) -> tuple[Path, Path]:
+    """Train from nothing and with the trunk on the same demonstrations; return both checkpoints."""
     folder = work / f"{world.task}{k}"
     data = _recorded(folder / "demonstrations", [world], DEMONSTRATIONS, FIRST_SEED + 1000 * (k + 1))
     nothing = replace(_config(world, data, folder / "nothing", effort, effort.steps), seed=k)
     moved = replace(nothing, out=folder / "with_trunk", init_from=trunk, new_embodiment=True)
-    return [_outcomes(trained(config), world, episodes) for config in (nothing, moved)]
+    return trained(nothing), trained(moved)
+
+
+def _provenance(checkpoint: Path) -> dict[str, Any]:
+    return read_document(checkpoint)["provenance"]
 
 
 def _recorded(path: Path, worlds: list[SimConfig], episodes: int, seed: int) -> Path:

@@ -6,10 +6,12 @@ A benchmark is one function `measure(quick) -> (criteria, details)` handed to `m
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from armature.errors import ConfigError
 from armature.provenance import git_commit, processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,31 +72,62 @@ class Arguments:
     """Measure for a short time: for a look, not for a figure to quote."""
 
 
-def main(name: str, measure: Measure, arguments: Arguments | None = None) -> int:
-    """Measure, print the table, write the JSON file; return 0 only when every criterion is met."""
+def main(name: str, measure: Measure, arguments: Arguments | None = None, *, reports_only: bool = False) -> int:
+    """Measure, print the table, write the JSON file; return 0 only when criteria were asked for and all are met.
+
+    The file is there from the start, marked as unfinished: 2 is returned at once where it cannot be written. What is
+    measured with `reports_only` has no bounds, and ends with 0.
+    """
     if arguments is None:
         arguments = tyro.cli(Arguments, prog=f"benchmarks/{name}.py")
-    console = Console()
+    # Told before anything is measured: sources may be edited meanwhile.
+    told = {"name": name, "machine": machine(), "commit": git_commit()}
+    unfinished: dict[str, Any] = {**told, "criteria": [], "details": {"unfinished": True}}
+    try:
+        write_result(arguments.json, unfinished)
+    except (ConfigError, OSError) as error:
+        print(f"benchmarks/{name}.py: --json: {error}", file=sys.stderr)
+        return 2
     # What others do on this machine meanwhile belongs to the figures.
     busy_percent = psutil.cpu_percent(interval=1.0)
-    criteria, details = measure(arguments.quick)
+    try:
+        criteria, details = measure(arguments.quick)
+    except BaseException as error:
+        unfinished["details"]["error"] = f"{type(error).__name__}: {error}"
+        write_result(arguments.json, unfinished)
+        raise
     details |= {"quick": arguments.quick, "cpu_busy_before_percent": busy_percent}
-    console.print(_table(name, criteria))
-    if arguments.json is not None:
-        result = _result(name, criteria, details)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    Console().print(_table(name, criteria))
+    write_result(arguments.json, {**told, "criteria": [asdict(each) for each in criteria], "details": details})
+    if not criteria and not reports_only:
+        print("no criterion was asked for by these arguments")
+        return 1
     return 0 if all(criterion.ok for criterion in criteria) else 1
 
 
-def _result(name: str, criteria: list[Criterion], details: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "machine": machine(),
-        "commit": git_commit(),
-        "criteria": [asdict(criterion) for criterion in criteria],
-        "details": details,
-    }
+def write_result(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a result as a whole, where a path is given; raise ConfigError where something else than a file is there."""
+    if path is None:
+        return
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is no file that a result could replace")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_text(json.dumps(_plain(result), indent=2, allow_nan=False) + "\n")
+    os.replace(draft, path)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: numbers that are not finite become null."""
+    match value:
+        case dict():
+            return {key: _plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_plain(each) for each in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case _:
+            return value
 
 
 def machine() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from armature.config import from_plain
+from armature.errors import ConfigError
 from policies.chunk_policy import ChunkPolicy
 from policies.residual_folder import ResidualFolder
 from policies.residual_learner import LearnerConfig
@@ -33,7 +34,12 @@ def learned(folder: ResidualFolder) -> ResidualTd3:
 def successes(
     policy: ChunkPolicy, folder: ResidualFolder, td3: ResidualTd3, share: float, seeds: range
 ) -> NDArray[np.float64]:
-    """Return 1 for every seed (seeds,) from whose start the policy, corrected by `share`, does the task, else 0."""
+    """Return 1 for every seed (seeds,) from whose start the policy, corrected by `share`, does the task, else 0.
+
+    Raises ConfigError where the residual corrects another policy.
+    """
+    if folder.base_id != policy.policy_id:
+        raise ConfigError(f"the residual corrects policy '{folder.base_id}', to be judged is '{policy.policy_id}'")
     world = world_for(policy.spec, folder.task, None)
     robot = robot_spec(world)
     limits = limits_for(robot.action)

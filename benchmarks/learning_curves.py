@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.table import Table
 
+from sim.intervals import wilson_interval
+
 mpl.use("Agg")
 
 COLORS = {"residual": "tab:blue", "rlpd": "tab:gray", "dsrl": "tab:orange"}
@@ -28,6 +30,13 @@ class Curve:
     points: list[dict[str, Any]]
     judged: tuple[int, int, int] | None = None
     """Successes of the base, and of the residual that did best in an evaluation, and of how many other starts."""
+    commit: str = ""
+    """By which it was learned."""
+
+    @property
+    def judged_intervals(self) -> list[tuple[float, float]]:
+        """Return the 95 % intervals of what was judged: of the base's success and of the best residual's."""
+        return [wilson_interval(k, self.judged[2]) for k in self.judged[:2]] if self.judged else []
 
     @property
     def rates(self) -> list[float]:
@@ -35,15 +44,19 @@ class Curve:
         return [point["successes"] / point["episodes"] for point in self.points]
 
     def steps_to(self, rate: float) -> float:
-        """Return after how many environment steps, the warm-up among them, a success was reached; NaN if never."""
-        reached = [point["step"] for point, found in zip(self.points, self.rates, strict=True) if found >= rate]
+        """Return after how many environment steps, the warm-up among them, a success was reached; NaN if never.
+
+        The first point is the base alone: nothing was learned by then.
+        """
+        learned = list(zip(self.points, self.rates, strict=True))[1:]
+        reached = [point["step"] for point, found in learned if found >= rate]
         return reached[0] + self.warmup_steps if reached else float("nan")
 
 
 def table_of(curves: list[Curve]) -> Table:
     """Lay the curves side by side in figures."""
     table = Table(title="Success of 50 starts while learning", title_justify="left")
-    for heading in ("case", "method", "seed", "base", "lowest", "last, 95 %", "to 90 %", "judged"):
+    for heading in ("case", "method", "seed", "base", "lowest", "last, 95 %", "to 90 %", "judged, 95 %"):
         table.add_column(heading, justify="left" if heading in ("case", "method") else "right")
     for curve in curves:
         last = curve.points[-1]
@@ -51,10 +64,17 @@ def table_of(curves: list[Curve]) -> Table:
         base, lowest, newest = (f"{rate:.2f}" for rate in (curve.rates[0], min(curve.rates), curve.rates[-1]))
         newest += f"\n{last['low']:.2f} to {last['high']:.2f}"
         shown = "never" if np.isnan(steps) else f"{steps:,.0f}"
-        judged = "{} → {}\nof {}".format(*curve.judged) if curve.judged else ""
+        judged = "\n".join(_judged(curve))
         name = curve.case.replace("_", "\n")
         table.add_row(name, curve.method, str(curve.seed), base, lowest, newest, shown, judged)
     return table
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
 
 
 def plot(curves: list[Curve], path: Path) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
-from harness import ROOT, Criterion, below, exactly, main
+from harness import ROOT, Criterion, at_least, below, exactly, main
 
 sys.path.insert(0, str(ROOT / "ros_ws/src/armature_ros"))
 
@@ -38,6 +38,14 @@ WARM_UP_PART = 1.0
 PATIENCE_S = 60.0
 CPU_LIMIT_PERCENT = 60.0
 GROWTH_LIMIT_MB = 10.0
+SENT_MIN = 0.99
+"""Of what the rates come to: a load that was not there burdens nobody."""
+RATES_HZ = {
+    **{f"camera/{name}": CAMERA_HZ for name in CAMERAS},
+    "joint/position": JOINT_HZ,
+    "action/executed": COMMAND_HZ,
+    "action/requested": COMMAND_HZ,
+}
 STREAMS = {
     **{f"camera/{name}": {"topic": f"camera/{name}/image_raw", "message": "image"} for name in CAMERAS},
     "joint/position": {"topic": "joint_states", "message": "joint_state"},
@@ -50,6 +58,7 @@ def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     lossless, jpeg = (run_load(duration_s, encoding) for encoding in ("lossless", "jpeg"))
     missing = sum(max(lossless["published"][s] - lossless["read_back"][s], 0) for s in lossless["published"])
     criteria = [
+        *sent_criteria(lossless["published"], duration_s),
         exactly("published and not read back", missing, "samples", 0),
         exactly("streams whose counts do not add up", len(lossless["unequal"]), "streams", 0),
         exactly("samples read back with another stamp or value", lossless["wrong"], "samples", 0),
@@ -57,6 +66,14 @@ def measure(quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
         below("growth of its memory meanwhile", lossless["growth_mb"], "MB", GROWTH_LIMIT_MB),
     ]
     return criteria, {"duration_s": duration_s, "lossless": lossless, "jpeg": jpeg}
+
+
+def sent_criteria(published: dict[str, int], duration_s: float) -> list[Criterion]:
+    """Ask of every stream that it was really published at its rate."""
+    return [
+        at_least(f"{name}: published, of {rate_hz} Hz", published[name] / (rate_hz * duration_s), "of all", SENT_MIN)
+        for name, rate_hz in RATES_HZ.items()
+    ]
 
 
 def run_load(duration_s: float, encoding: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from armature.errors import ConfigError, unknown
 from armature.testing import random_observation
-from policies.checkpoint import load_policy
+from policies.checkpoint import load_policy, read_document
 from policies.chunk_policy import ChunkPolicy
 from policies.diffusion import DiffusionConfig
 from policies.hrdt import HrdtConfig
@@ -37,11 +37,12 @@ from policies.score import ScoreConfig
 from policies.train_config import MethodConfig
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
+from sim.intervals import mean_interval
 from sim.tasks import SimConfig
 from sim.vector_rollout import vector_rollout
 
 EVALUATIONS = (1, 2, 3, 5, 10, 50, 100)
-QUICK_EVALUATIONS, QUICK_EPISODES = (1, 10), 2
+QUICK_EVALUATIONS, QUICK_EPISODES = (2, 3, 10), 2
 ENOUGH = {"ebt": 2, "hrdt": 2, "mode": 3, "score": 3}
 """Evaluations at which a family has to be within POINTS of its own best."""
 POINTS = 3.0
@@ -73,6 +74,8 @@ class Point:
     evaluations: int
     coverage: float
     """Mean over the episodes of the largest part of the mark that was covered."""
+    low: float
+    high: float
     successes: int
     chunk_ms: float
     """Median time per chunk, one observation at a time."""
@@ -85,25 +88,57 @@ def measure(arguments: SweepArguments, quick: bool) -> tuple[list[Criterion], di
     if quick:
         arguments = replace(arguments, episodes=QUICK_EPISODES, evaluations=QUICK_EVALUATIONS)
     points = [point for family in arguments.families for point in sweep(family, arguments)]
-    print_points(points, arguments.episodes)
-    criteria = [criterion for family, wanted in ENOUGH.items() for criterion in _criteria(points, family, wanted)]
-    return criteria, {"episodes": arguments.episodes, "points": [asdict(point) for point in points]}
+    compared = [against_best(point, of_family(points, point.family)) for point in points]
+    print_points(points, compared, arguments.episodes)
+    criteria = [_criterion(points, family, ENOUGH[family]) for family in arguments.families if family in ENOUGH]
+    rows = [asdict(point) | {"against_best": vars(other)} for point, other in zip(points, compared, strict=True)]
+    documents = {family: read_document(checkpoint_of(family, arguments)) for family in arguments.families}
+    provenance = {family: document["provenance"] for family, document in documents.items()}
+    return criteria, {"episodes": arguments.episodes, "points": rows, "provenance": provenance}
 
 
-def _criteria(points: list[Point], family: str, wanted: int) -> list[Criterion]:
-    coverage = {point.evaluations: point.coverage for point in points if point.family == family}
-    if wanted not in coverage or max(coverage) == wanted:
-        # Of what is measured alone nothing can be said.
-        return []
-    points_below = 100 * (coverage[wanted] - max(coverage.values()))
-    return [at_least(f"{family}: {wanted} evaluations against its best", points_below, "points", -POINTS)]
+@dataclass(frozen=True)
+class Gap:
+    """How far a point is from the best one of its family, from the same starts, in points of coverage."""
+
+    best: int
+    """Evaluations of the best one."""
+    points: float
+    low: float
+    high: float
+
+
+def of_family(points: list[Point], family: str) -> list[Point]:
+    """Return the points of one family."""
+    return [point for point in points if point.family == family]
+
+
+def against_best(point: Point, family: list[Point]) -> Gap:
+    """Compare a point with the best one of its family, start by start."""
+    best = max(family, key=lambda other: other.coverage)
+    gaps = 100 * (np.array(point.coverages) - best.coverages)
+    return Gap(best.evaluations, float(gaps.mean()), *mean_interval(gaps))
+
+
+def _criterion(points: list[Point], family: str, wanted: int) -> Criterion:
+    """Ask of the wanted number that it is near the best of all that were tried; without larger ones none is told."""
+    found = {point.evaluations: point for point in of_family(points, family)}
+    others = ", ".join(str(number) for number in sorted(found) if number != wanted)
+    is_told = wanted in found and max(found) > wanted
+    gap = against_best(found[wanted], list(found.values())).points if is_told else float("nan")
+    return at_least(f"{family}: {wanted} evaluations against the best of {others or 'none'}", gap, "points", -POINTS)
+
+
+def checkpoint_of(family: str, arguments: SweepArguments) -> Path:
+    """Return where the policy of a family lies."""
+    return arguments.checkpoints / family / "checkpoint"
 
 
 def sweep(family: str, arguments: SweepArguments) -> list[Point]:
     """Evaluate one family at every number of evaluations, or once if it takes no steps."""
     if family not in METHODS:
         raise ConfigError(unknown("policy family", family, METHODS))
-    policy = load_policy(arguments.checkpoints / family / "checkpoint")
+    policy = load_policy(checkpoint_of(family, arguments))
     numbers = arguments.evaluations if hasattr(policy.method_config, steps_field(family)) else (1,)
     shown = track(numbers, family, console=Console(stderr=True))
     return [evaluate(with_evaluations(policy, number), number, arguments.episodes) for number in shown]
@@ -149,7 +184,8 @@ def evaluate(policy: ChunkPolicy, evaluations: int, episodes: int) -> Point:
             world.close()
     coverages = tuple(result.maxima["coverage"] for result in results)
     successes = sum(result.success for result in results)
-    return Point(policy.family, evaluations, float(np.mean(coverages)), successes, chunk_ms(policy), coverages)
+    figures = (float(np.mean(coverages)), *mean_interval(coverages), successes, chunk_ms(policy))
+    return Point(policy.family, evaluations, *figures, coverages)
 
 
 def chunk_ms(policy: ChunkPolicy) -> float:
@@ -163,16 +199,21 @@ def chunk_ms(policy: ChunkPolicy) -> float:
     return 1e3 * float(np.median(times_s))
 
 
-def print_points(points: list[Point], episodes: int) -> None:
+def print_points(points: list[Point], compared: list[Gap], episodes: int) -> None:
     """Show every family at every number of evaluations."""
-    table = Table(title=f"Push-T, {episodes} episodes each", title_justify="left")
-    for heading in ("family", "evaluations", "coverage", "successes", "ms per chunk"):
+    table = Table(title=f"Push-T, {episodes} episodes each; 95 % intervals", title_justify="left")
+    for heading in ("family", "evaluations", "coverage", "points to the best", "successes", "ms per chunk"):
         table.add_column(heading, justify="left" if heading == "family" else "right")
-    for p in points:
-        table.add_row(p.family, f"{p.evaluations}", f"{p.coverage:.3f}", f"{p.successes}", f"{p.chunk_ms:.1f}")
+    for p, gap in zip(points, compared, strict=True):
+        coverage = f"{p.coverage:.3f} ({p.low:.3f} to {p.high:.3f})"
+        to_best = f"{gap.points:.1f} ({gap.low:.1f} to {gap.high:.1f})"
+        shown = "" if gap.best == p.evaluations else to_best
+        table.add_row(p.family, f"{p.evaluations}", coverage, shown, f"{p.successes}", f"{p.chunk_ms:.1f}")
     Console().print(table)
 
 
 if __name__ == "__main__":
     chosen = tyro.cli(SweepArguments, prog="benchmarks/steps_sweep.py")
-    raise SystemExit(main("steps_sweep", partial(measure, chosen), chosen))
+    # The other families have no goal.
+    reports_only = bool(chosen.families) and not set(chosen.families) & set(ENOUGH)
+    raise SystemExit(main("steps_sweep", partial(measure, chosen), chosen, reports_only=reports_only))

@@ -101,7 +101,7 @@ def _cases(test: TestResult) -> str:
 
 def main(results: str, out: str) -> None:
     """Write the document."""
-    Path(out).write_text(document(json.loads(Path(results).read_text())), encoding="utf-8")
+    Path(out).write_text(document(json.loads(Path(results).read_text())["cases"]), encoding="utf-8")
 
 
 if __name__ == "__main__":

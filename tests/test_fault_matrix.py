@@ -12,6 +12,8 @@ import pytest
 from fault_matrix import COLLECTED, MARKED, ROWS
 from fault_table import NO_TEST, document, drift, load_groups, named_tests
 
+from armature.provenance import git_commit
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "fault_matrix.md"
 
@@ -91,12 +93,19 @@ def run_sample(folder: Path, source: str, *arguments: str) -> subprocess.Complet
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+def cases_in(results: Path) -> dict[str, dict]:
+    """Return the results of a run by node id."""
+    told = json.loads(results.read_text())
+    assert told["commit"] == git_commit()
+    return told["cases"]
+
+
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "side by side"])
 def test_results_and_figures_of_a_run_arrive_in_the_document(tmp_path: Path, workers: tuple[str, ...]) -> None:
     results = tmp_path / "build" / "results.json"
     done = run_sample(tmp_path, SAMPLE, f"--fault-matrix={results}", *workers)
     assert done.returncode == 1, done.stdout
-    found = json.loads(results.read_text())
+    found = cases_in(results)
     assert len(found) == 5
     text = document(found)
     both = "`test_sample.py::test_both` (2 cases)<br>`test_sample.py::test_broken`"
@@ -120,13 +129,58 @@ def test_a_second_run_adds_to_the_results_of_the_first(tmp_path: Path) -> None:
     run_sample(tmp_path, SAMPLE, f"--fault-matrix={results}", "-k", "both or broken")
     mended = SAMPLE.replace("def test_broken():\n    assert False", "def test_broken():\n    pass")
     run_sample(tmp_path, mended, f"--fault-matrix={results}", "-k", "test_broken and not afterwards")
-    found = {node.split("::")[1]: entry["outcome"] for node, entry in json.loads(results.read_text()).items()}
+    found = {node.split("::")[1]: entry["outcome"] for node, entry in cases_in(results).items()}
     assert found == {
         "test_both[1]": "passed",
         "test_both[2]": "passed",
         "test_broken": "passed",
         "test_broken_afterwards": "failed",
     }
+
+
+def test_what_is_not_there_any_more_is_dropped_and_what_is_of_another_commit(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    run_sample(tmp_path, SAMPLE, f"--fault-matrix={results}")
+    (tmp_path / "tests" / "test_other.py").write_text(SAMPLE)
+    fewer = SAMPLE.replace("[1, 2]", "[1]")
+    run_sample(tmp_path, fewer, f"--fault-matrix={results}", "-k", "broken")
+    (tmp_path / "tests" / "test_other.py").unlink()
+    run_sample(tmp_path, fewer, f"--fault-matrix={results}", "tests/test_sample.py::test_skipped")
+    names = {node.removeprefix("tests/test_sample.py::") for node in cases_in(results)}
+    assert names == {"test_both[1]", "test_broken", "test_skipped", "test_broken_afterwards"}
+    results.write_text(json.dumps({"commit": "another", "cases": cases_in(results)}))
+    run_sample(tmp_path, SAMPLE, f"--fault-matrix={results}", "-k", "skipped")
+    assert list(cases_in(results)) == ["tests/test_sample.py::test_skipped"]
+
+
+DEADLY = """
+import os
+import pytest
+
+@pytest.mark.fault(row=3)
+def test_dies():
+    os._exit(1)
+
+@pytest.mark.fault(row=3)
+def test_lives():
+    pass
+
+@pytest.fixture
+def deadly():
+    os._exit(1)
+
+@pytest.mark.fault(row=4)
+def test_never_begins(deadly):
+    pass
+"""
+
+
+def test_a_test_that_kills_its_worker_has_failed(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    done = run_sample(tmp_path, DEADLY, f"--fault-matrix={results}", "-p", "xdist", "-n", "1")
+    assert done.returncode != 0
+    outcomes = {node.split("::")[1]: entry["outcome"] for node, entry in cases_in(results).items()}
+    assert outcomes == {"test_dies": "failed", "test_lives": "passed", "test_never_begins": "failed"}
 
 
 @pytest.mark.parametrize("mark", ["fault()", "fault(3)", "fault(row=59)", "fault(row=3, more=1)"])
