@@ -67,7 +67,8 @@ def load_data(config: TrainConfig, device: str | None = None) -> tuple[Dataset, 
         WindowTensors(windows, relative, device or config.device, goals, places[part] if told else None)
         for windows, part in zip((learned, *held_out), (learn, validate), strict=False)
     ]
-    counts = {"episodes": len(learn), "windows": len(learned), "validation_episodes": len(validate),
+    counts = {"task": dataset.task, "episodes": len(learn), "windows": len(learned),
+              "validation_episodes": len(validate),
               "outcomes": dict(Counter(outcome_of(episode) for episode in episodes))}  # fmt: skip
     cumulative = None if weights is None else np.cumsum(weights)
     held_out_tensors = tensors[1] if held_out else None

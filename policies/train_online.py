@@ -52,8 +52,9 @@ class OnlineConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
-        if self.steps < 0:
-            raise ConfigError(f"steps is {self.steps}, must be 0 or more")
+        for name in ("steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be 0 or more")
         for name in ("worlds", "processes", "evaluate_every_steps", "evaluate_episodes", "control_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")

@@ -6,7 +6,7 @@ robot; `armature up collect` records the same through the ROS 2 graph.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,16 +18,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from armature.errors import ConfigError, DatasetError
 from armature.policy import Policy
-from armature.spec import RobotSpec
+from armature.spec import RobotSpec, require_compatible
 from armature.types import Command
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.store import create_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
+from sim.evaluate import require_own, require_task_of, world_for
 from sim.expert import make_expert
 from sim.rollout import EpisodeResult, rollout
-from sim.tasks import SimConfig
+from sim.tasks import SimConfig, robot_spec
 
 ATTEMPTS_PER_EPISODE = 3
 
@@ -49,13 +50,13 @@ class CollectConfig:
     seed: int = 100_000
     """Seed of the first attempt; the next ones follow."""
     cameras: bool = False
-    """Record the cameras too: rendering takes most of the time."""
-    image_size: int = 128
-    """Edge of the camera images [px]."""
+    """Record the cameras too, as always with a checkpoint that looks at them: rendering takes most of the time."""
+    image_size: int | None = None
+    """Edge of the camera images [px], 128 if unset; a checkpoint that looks at cameras brings its own."""
     prompt: str = ""
     """What the robot was told to do, in words; kept with each episode, and told to a checkpoint that takes a prompt."""
-    robot: str = "panda"
-    """Arm that the expert drives, panda or ur5e."""
+    robot: str | None = None
+    """Arm that the expert drives, panda (if unset) or ur5e; a checkpoint brings its own."""
 
 
 class _Tape:
@@ -92,11 +93,15 @@ def main(argv: list[str]) -> int:
 
 
 def collect(config: CollectConfig, console: Console) -> int:
-    """Record a dataset and return how many attempts it took; raise DatasetError when too many fail."""
-    if config.episodes < 1:
-        raise ConfigError(f"episodes: {config.episodes} is below 1")
-    sim = SimConfig(config.task, cameras=config.cameras, image_size=config.image_size, robot=config.robot)
-    policy = _demonstrator(config, sim)
+    """Record a dataset and return how many attempts it took; raise DatasetError when too many fail.
+
+    Raises ConfigError or SpecMismatch, and makes nothing, where no attempt can be made.
+    """
+    for name, least in (("episodes", 1), ("seed", 0)):
+        if (value := getattr(config, name)) < least:
+            raise ConfigError(f"{name}: {value} is below {least}")
+    policy, sim = _demonstrator(config)
+    require_compatible(policy.spec, robot_spec(sim), policy.policy_id)
     env = make_env(sim)
     try:
         with create_dataset(config.dataset, env.robot_spec, config.task).writer() as writer, _progress(console) as bar:
@@ -122,15 +127,22 @@ def record(config: CollectConfig, policy: Policy, env: Any, writer: DatasetWrite
     raise DatasetError(f"{config.dataset}: only {kept} of {attempt + 1} attempts at {config.task} succeeded")
 
 
-def _demonstrator(config: CollectConfig, sim: SimConfig) -> Policy:
+def _demonstrator(config: CollectConfig) -> tuple[Policy, SimConfig]:
+    size = SimConfig.image_size if config.image_size is None else config.image_size
     if config.checkpoint is None:
-        return make_expert(sim)
+        robot = config.robot or SimConfig.robot
+        sim = SimConfig(config.task, cameras=config.cameras, image_size=size, robot=robot)
+        return make_expert(sim), sim
     from policies.checkpoint import load_policy
 
     policy = load_policy(config.checkpoint)
+    require_task_of(config.checkpoint, config.task)
+    require_own(policy, {"robot": config.robot, "image_size": config.image_size})
     if policy.config.takes_prompt:
         policy.set_prompt(config.prompt)
-    return policy
+    sim = world_for(policy.spec, config.task)
+    # What it does not look at may be recorded all the same.
+    return policy, sim if sim.cameras else replace(sim, cameras=config.cameras, image_size=size)
 
 
 def _progress(console: Console) -> Progress:

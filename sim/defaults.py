@@ -14,6 +14,9 @@ from armature.spec import JOINT_POSITION, ActionSpec
 from sim.arms import Arm, arm_of, arm_with
 from sim.tasks import ARM_RATE_HZ
 
+CHUNK_AGE_MAX_STEPS = 20
+"""So many of its actions later an observation is too old to act on, where no file of a robot says: as for the arms."""
+
 PROFILE = "run"
 RESIDUAL_SHARE = 4.0
 """How far a correction may lead off a policy's action; 0.3 on real robots, where it bounds what a bad one does.
@@ -45,7 +48,9 @@ def limits_for(spec: ActionSpec, profile: str = PROFILE) -> SafetyLimits:
         return arm_limits(arm_with(spec[JOINT_POSITION].labels), profile)
     unlimited = (math.inf,) * spec.dim
     bounds = tuple(spec.low.tolist()), tuple(spec.high.tolist())
-    return _of_simulation(SafetyLimits(*bounds, unlimited, unlimited, *_judgement()))
+    watch, request = _judgement()
+    request = replace(request, chunk_age_max_s=CHUNK_AGE_MAX_STEPS / spec.rate_hz)
+    return _of_simulation(SafetyLimits(*bounds, unlimited, unlimited, watch, request))
 
 
 def default_scheduler() -> SchedulerConfig:

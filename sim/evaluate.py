@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from armature.config import to_plain
 from armature.control.chunk_scheduler import SchedulerConfig
@@ -25,11 +22,13 @@ from armature.types import Reason
 from sim.arms import ARMS
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
+from sim.evaluation_report import print_report, require_writable, write_report
 from sim.intervals import wilson_interval
 from sim.rollout import EpisodeResult, rollout
-from sim.tasks import SimConfig, robot_spec
+from sim.tasks import TASKS, SimConfig, horizon_steps, robot_spec, task_of
 
 CONFIDENCE = 0.95
+_CHECKPOINTS_ONLY = ("prompt", "engine", "device", "render_profile")
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class EvalConfig:
     """lift, can, square or pusht."""
     prompt: str | None = None
     """What to tell a checkpoint that was trained with prompts."""
-    action: Literal["joint_position", "tcp_delta"] = "joint_position"
-    """Action of the expert; a checkpoint brings its own."""
-    robot: str = "panda"
-    """Arm of the expert, panda or ur5e; a checkpoint brings its own."""
+    action: Literal["joint_position", "tcp_delta"] | None = None
+    """Action of the expert, joint_position if unset; a checkpoint brings its own."""
+    robot: str | None = None
+    """Arm of the expert, panda (if unset) or ur5e; a checkpoint brings its own."""
     episodes: int = 20
     """Number of episodes, with the seeds seed, seed + 1, ..."""
     seed: int = 1000
@@ -62,7 +61,7 @@ class EvalConfig:
     engine: str = "eager"
     """How it runs: eager, or one that is faster and equal to 1e-4: auto, openvino, compiled, cuda_graph."""
     json: Path | None = None
-    """Write the result here as JSON."""
+    """Write the result to this file as JSON."""
     success_min: float = 0.0
     """Exit with 1 when a smaller fraction of the episodes succeeds."""
 
@@ -70,18 +69,16 @@ class EvalConfig:
 def main(argv: list[str]) -> int:
     """Run `armature eval` and return its exit code: 1 when fewer episodes succeed than --success-min asks for."""
     config = tyro.cli(EvalConfig, prog="armature eval", description=__doc__, args=argv)
-    console = Console()
     began_s = time.monotonic()
-    policy, results = evaluate(config, Console(stderr=True))
-    report = summarize(config, policy, results, time.monotonic() - began_s)
+    policy, world, results = evaluate(config, Console(stderr=True))
+    report = summarize(config, policy, world, results, time.monotonic() - began_s)
+    print_report(Console(), report)
     if config.json is not None:
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        config.json.write_text(json.dumps(report, indent=2) + "\n")
-    _print(console, report)
+        write_report(config.json, report)
     return 0 if report["success"]["rate"] >= config.success_min else 1
 
 
-def evaluate(config: EvalConfig, console: Console) -> tuple[Policy, list[EpisodeResult]]:
+def evaluate(config: EvalConfig, console: Console) -> tuple[Policy, SimConfig, list[EpisodeResult]]:
     """Run all episodes; raise ConfigError for contradictory options, SpecMismatch when policy and robot differ."""
     _check(config)
     policy, world = _load(config)
@@ -89,7 +86,7 @@ def evaluate(config: EvalConfig, console: Console) -> tuple[Policy, list[Episode
     with _progress(console) as progress:
         advance = _progress_bar(progress, policy, config.episodes)
         seeds = range(config.seed, config.seed + config.episodes)
-        return policy, run_episodes(policy, world, seeds, config.scheduler, advance)
+        return policy, world, run_episodes(policy, world, seeds, config.scheduler, advance)
 
 
 def run_episodes(
@@ -126,15 +123,41 @@ def world_for(
     return SimConfig(task, action, bool(images), size, horizon_steps, render_profile=render_profile, robot=robot)
 
 
-def summarize(config: EvalConfig, policy: Policy, results: list[EpisodeResult], wall_s: float) -> dict[str, Any]:
+def require_task_of(checkpoint: Path, task: str) -> None:
+    """Raise ConfigError where a checkpoint says that it was trained on another task, whose robot may be the same."""
+    from policies.checkpoint import read_document
+
+    trained = read_document(checkpoint)["provenance"].get("training", {}).get("task", task)
+    # Of a name that is none of the simulated tasks', as in recordings of real robots, nothing follows.
+    if trained != task and trained in TASKS:
+        raise ConfigError(f"task '{task}': {checkpoint} was trained on '{trained}'; say --task {trained}")
+
+
+def require_own(policy: Policy, asked: Mapping[str, Any]) -> None:
+    """Raise ConfigError where an option that is set contradicts what a checkpoint brings."""
+    images = policy.spec.observation.images
+    own = {"robot": policy.spec.name, "action": policy.spec.action.kind}
+    own |= {"image_size": images[0].shape[0]} if images else {}
+    for name, value in asked.items():
+        if value is not None and value != own.get(name, value):
+            raise ConfigError(f"{name} '{value}': the checkpoint brings its own, '{own[name]}'; leave it unset")
+
+
+def summarize(
+    config: EvalConfig, policy: Policy, world: SimConfig, results: list[EpisodeResult], wall_s: float
+) -> dict[str, Any]:
     """Return the result as JSON data."""
     k, n = sum(result.success for result in results), len(results)
     low, high = wilson_interval(k, n, CONFIDENCE)
     return {
         "task": config.task,
+        "robot": policy.spec.name,
+        "action": policy.spec.action.kind,
+        "horizon_steps": horizon_steps(world),
+        "render_profile": _render_profile(world),
         "policy_id": policy.policy_id,
         "prompt": config.prompt,
-        "engine": config.engine,
+        **({} if config.checkpoint is None else {"checkpoint": str(config.checkpoint), "engine": config.engine}),
         "spec_fingerprint": policy.spec.fingerprint,
         "scheduler": to_plain(config.scheduler),
         "seeds": [result.seed for result in results],
@@ -148,28 +171,43 @@ def summarize(config: EvalConfig, policy: Policy, results: list[EpisodeResult], 
 def _check(config: EvalConfig) -> None:
     if config.expert == (config.checkpoint is not None):
         raise ConfigError("give either --checkpoint PATH or --expert")
-    if config.expert and config.prompt is not None:
-        raise ConfigError(f"prompt '{config.prompt}': the scripted expert takes none")
+    for name in _CHECKPOINTS_ONLY:
+        if config.expert and (value := getattr(config, name)) != getattr(EvalConfig, name):
+            raise ConfigError(f"{name} '{value}': the scripted expert takes none")
     if config.episodes < 1:
         raise ConfigError(f"episodes: {config.episodes} is below 1")
     if config.seed < 0:
         raise ConfigError(f"seed: {config.seed} is below 0")
+    if not 0 <= config.success_min <= 1:
+        raise ConfigError(f"success_min: {config.success_min}, must lie in 0 to 1")
+    if config.json is not None:
+        require_writable(config.json)
 
 
 def _load(config: EvalConfig) -> tuple[Policy, SimConfig]:
     if config.checkpoint is None:
         from sim.expert import make_expert
 
-        sim_config = SimConfig(
-            config.task, config.action, cameras=False, horizon_steps=config.horizon_steps, robot=config.robot
-        )
-        return make_expert(sim_config), sim_config
+        action, robot = config.action or SimConfig.action, config.robot or SimConfig.robot
+        world = SimConfig(config.task, action, cameras=False, horizon_steps=config.horizon_steps, robot=robot)
+        return make_expert(world), world
     from policies.checkpoint import load_policy
 
     policy = load_policy(config.checkpoint, config.device, config.prompt, config.engine)
+    require_task_of(config.checkpoint, config.task)
+    require_own(policy, {"robot": config.robot, "action": config.action})
     # Now, before the world is built, it says whether it lacks a prompt.
     policy.reset()
     return policy, world_for(policy.spec, config.task, config.horizon_steps, config.render_profile)
+
+
+def _render_profile(world: SimConfig) -> str | None:
+    """Return how cameras are drawn; None where none are, or in one way alone."""
+    if not world.cameras or task_of(world).world != "arm":
+        return None
+    from sim.rendering import default_profile
+
+    return world.render_profile or default_profile()
 
 
 def _progress(console: Console) -> Progress:
@@ -199,25 +237,3 @@ def _episode(result: EpisodeResult) -> dict[str, Any]:
 
 def _by_name(reasons: Counter[Reason]) -> dict[str, int]:
     return {reason.name.lower(): count for reason, count in reasons.items()}
-
-
-def _print(console: Console, report: dict[str, Any]) -> None:
-    table = Table("seed", "success", "steps", "simulated s", "gate interventions", title=report["policy_id"])
-    for episode in report["episodes"]:
-        table.add_row(
-            str(episode["seed"]),
-            "[green]yes[/]" if episode["success"] else "[red]no[/]",
-            str(episode["steps"]),
-            f"{episode['duration_s']:.1f}",
-            _counts(episode["interventions"]),
-        )
-    console.print(table)
-    success = report["success"]
-    interval = f"95 % interval {success['low']:.3f} to {success['high']:.3f}"
-    median = np.median([episode["steps"] for episode in report["episodes"]])
-    console.print(f"success {success['k']}/{success['n']} ({interval}), median {median:.0f} steps", highlight=False)
-    console.print(f"gate interventions: {_counts(report['interventions'])}; {report['wall_s']:.1f} s", highlight=False)
-
-
-def _counts(interventions: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in interventions.items()) or "none"

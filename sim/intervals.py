@@ -8,6 +8,9 @@ from scipy.stats import binomtest, bootstrap
 
 from armature.errors import InvalidValue
 
+ROUNDING = 1e-12
+"""Share of the largest value up to which values count as equal."""
+
 
 def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of the success rate after `k` successes in `n` trials.
@@ -33,7 +36,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
         raise InvalidValue(f"an interval of the mean needs two or more finite values, got {x.size}: shape {x.shape}")
     if not 0 < confidence < 1:
         raise InvalidValue(f"confidence: {confidence}, must lie between 0 and 1")
-    if np.ptp(x) == 0:
-        return float(x[0]), float(x[0])
+    # What differs by rounding alone has no spread either: the acceleration of the bootstrap would be 0 / 0.
+    if np.ptp(x) <= ROUNDING * np.abs(x).max():
+        return float(x.mean()), float(x.mean())
     interval = bootstrap((x,), np.mean, confidence_level=confidence, rng=np.random.default_rng(0)).confidence_interval
     return float(interval.low), float(interval.high)

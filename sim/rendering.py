@@ -57,6 +57,9 @@ class Cameras:
         fast = profile == "fast"
         # The framebuffer is created with the renderer, so multisampling can only be chosen before it.
         model.vis.quality.offsamples = 0 if fast else 4
+        # So can its size, which models limit to 640 x 480.
+        for side in ("offwidth", "offheight"):
+            setattr(model.vis.global_, side, max(size, getattr(model.vis.global_, side)))
         self._renderer = mujoco.Renderer(model, size, size)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = not fast

@@ -70,7 +70,8 @@ def main(argv: list[str]) -> int:
 def replay_dataset(dataset: Dataset, by: By, episodes: tuple[int, ...] = ()) -> Iterator[Replay]:
     """Replay the episodes of these numbers, all if there are none, one after another in one world.
 
-    Raises DatasetError where the dataset does not say what it was recorded in, or this robosuite has no such world.
+    Raises DatasetError where the dataset has no episodes or does not say what it was recorded in, or this robosuite has
+    no such world.
     """
     found = {episode.index: episode for episode in dataset.episodes}
     for index in episodes:
@@ -78,6 +79,8 @@ def replay_dataset(dataset: Dataset, by: By, episodes: tuple[int, ...] = ()) -> 
             raise ConfigError(unknown("episode", str(index), map(str, found)))
     world = _make_world(dataset)
     try:
+        if not found:
+            raise DatasetError(f"{dataset.path}: has no episodes to replay")
         for index in episodes or found:
             yield _replay(world, dataset, found[index], by)
     finally:

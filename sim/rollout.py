@@ -16,6 +16,7 @@ from armature.control.limits import SafetyLimits
 from armature.control.observation_buffer import ObservationBuffer
 from armature.control.residual import NoResidual, Residual
 from armature.control.safety_gate import SafetyGate
+from armature.errors import ConfigError
 from armature.policy import Policy
 from armature.spec import RobotSpec, require_compatible
 from armature.types import ActionChunk, Command, CommittedActions, Observation, Reason, Sample, Tick
@@ -70,7 +71,8 @@ def rollout(
     """Run one episode of `env` (from `sim.environment.make_env`) to success or its horizon.
 
     Tick k is at k * period; the policy's answer counts as instantaneous, as in the lockstep graph.
-    Raises SpecMismatch when the policy needs what the robot does not offer.
+    Raises SpecMismatch when the policy needs what the robot does not offer, ConfigError for a schedule under which its
+    chunks grow too old for the gate.
     """
     episode = SimEpisode(env, policy, seed, scheduler_config, limits)
     policy.reset(seed)
@@ -97,6 +99,7 @@ class SimEpisode:
         self._buffer = ObservationBuffer(self._spec, needs.obs_steps, max_age_ns=0)
         self._scheduler = ChunkScheduler(scheduler_config)
         self._gate = SafetyGate(env.robot_spec.action, limits)
+        self._chunk_age_max_ns = round(limits.request.chunk_age_max_s * 1e9)
         self._commands: list[NDArray[np.float64]] = []
         self._pending: tuple[ActionChunk, int] | None = None
         self._maxima: dict[str, float] = {}
@@ -121,9 +124,23 @@ class SimEpisode:
         return self._scheduler.committed(self._now_ns)
 
     def take(self, chunk: ActionChunk, delay_ns: int = 0) -> None:
-        """Take a policy's answer to this tick, which arrives `delay_ns` later: until then no other is asked for."""
+        """Take a policy's answer to this tick, which arrives `delay_ns` later: until then no other is asked for.
+
+        Raises ConfigError where more of it is to be executed than the gate lets through.
+        """
+        self._require_fresh(chunk)
         self._pending = chunk, self._now_ns + delay_ns
         self._deliver()
+
+    def _require_fresh(self, chunk: ActionChunk) -> None:
+        """Refuse a schedule under which the robot, here as anywhere, would stand still at the end of every chunk."""
+        steps = min(self._scheduler.config.execute_steps, len(chunk.actions))
+        age_ns = chunk.start_ns - chunk.stamp_ns + (steps - 1) * chunk.period_ns
+        if age_ns > self._chunk_age_max_ns:
+            raise ConfigError(
+                f"execute_steps is {self._scheduler.config.execute_steps}: action {steps} of a chunk is executed "
+                f"{age_ns / 1e9:g} s after its observation, chunk_age_max_s is {self._chunk_age_max_ns / 1e9:g}"
+            )
 
     def _deliver(self) -> None:
         """Hand the answer on its way to the scheduler once its time has come."""

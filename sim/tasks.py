@@ -35,6 +35,8 @@ DELTA_LABELS = ("dx", "dy", "dz", "rx", "ry", "rz")
 DELTA_MAX = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5)
 
 ARM_RATE_HZ = 20.0
+IMAGE_SIZES_PX = 8, 4096
+"""Smallest and largest edge of an arm's camera images."""
 PUSHT_RATE_HZ = 10.0
 PUSHT_SIZE_PX = 512.0
 PUSHT_IMAGE_SIZE = 96
@@ -74,7 +76,7 @@ class SimConfig:
     cameras: bool = True
     """Render the cameras; without them a step is several times faster."""
     image_size: int = 128
-    """Edge of the square camera images [px]; Push-T draws 96."""
+    """Edge of the square camera images [px], 8 to 4096; Push-T draws 96."""
     horizon_steps: int | None = None
     """Steps after which an attempt is truncated; the task's own number if unset."""
     privileged: bool = True
@@ -120,8 +122,9 @@ def tcp_delta_of(action: ActionSpec) -> ActionSpec:
 
 
 def _arm_spec(config: SimConfig) -> RobotSpec:
-    if config.image_size < 8:
-        raise ConfigError(f"image_size: {config.image_size} is below 8")
+    low, high = IMAGE_SIZES_PX
+    if not low <= config.image_size <= high:
+        raise ConfigError(f"image_size: {config.image_size}, must lie in {low} to {high}")
     joints = _joints(arm_of(config.robot))
     arrays = (*_cameras(config, (CAMERA_SCENE, CAMERA_WRIST), config.image_size), joints, _gripper())
     if config.privileged:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -47,7 +50,8 @@ class WorldProcesses:
         for _ in range(min(processes, count)):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, sim, needs, scheduler, limits, cameras), daemon=True)
-            process.start()
+            with _interrupts_ignored():
+                process.start()
             # With their end closed here, reading ours ends when the process does.
             theirs.close()
             self._links.append(ours)
@@ -65,16 +69,27 @@ class WorldProcesses:
                 process.kill()
 
     def ask(self, calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> None:
-        """Begin calls, each the number of a world, a method of CorrectedWorld and its arguments."""
+        """Begin calls, each the number of a world, a method of CorrectedWorld and its arguments.
+
+        Raises ArmatureError where a world's process has ended.
+        """
         for world, method, arguments in calls:
-            self._link(world).send((world, method, arguments))
+            try:
+                self._link(world).send((world, method, arguments))
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise ArmatureError(self._end_of(world)) from error
 
     def answers(self, worlds: Sequence[int]) -> list[Any]:
         """Wait for what the worlds, in the order in which they were asked, answer.
 
         Raises ArmatureError where a world failed, with its report, or its process has ended.
         """
-        return [self._answer(world) for world in worlds]
+        # All are received before any is judged: one left behind would be taken for the answer to the next call.
+        answers = [self._answer(world) for world in worlds]
+        for answer in answers:
+            if isinstance(answer, _Failed):
+                raise ArmatureError(answer.report)
+        return answers
 
     def call(self, calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[Any]:
         """Return what the calls return, in their order."""
@@ -83,15 +98,32 @@ class WorldProcesses:
 
     def _answer(self, world: int) -> Any:
         try:
-            answer = self._link(world).recv()
-        except (EOFError, ConnectionResetError) as error:
-            raise ArmatureError(f"the process of world {world} has ended") from error
-        if isinstance(answer, _Failed):
-            raise ArmatureError(f"world {world}: {answer.report}")
-        return answer
+            return self._link(world).recv()
+        except (EOFError, ConnectionResetError):
+            return _Failed(self._end_of(world))
+
+    def _end_of(self, world: int) -> str:
+        process = self._processes[world % len(self._links)]
+        # Its end of the link closes a moment before it has ended.
+        process.join(STOP_S)
+        code = "" if process.exitcode is None else f", exit code {process.exitcode}"
+        return f"the process of world {world} has ended{code}"
 
     def _link(self, world: int) -> Connection:
         return self._links[world % len(self._links)]
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let what is started meanwhile ignore Ctrl-C, which a terminal sends to the worlds too, from its first moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(
@@ -102,18 +134,26 @@ def _serve(
     limits: SafetyLimits | None,
     cameras: tuple[str, ...],
 ) -> None:
+    # The caller decides when this ends: by closing its end of the link.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     worlds: dict[int, CorrectedWorld] = {}
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
             world, method, arguments = link.recv()
-        except (EOFError, KeyboardInterrupt):
-            break
-        try:
-            if world not in worlds:
-                worlds[world] = CorrectedWorld(sim, needs, scheduler, limits, cameras)
-            answer = getattr(worlds[world], method)(*arguments)
-        except Exception:
-            answer = _Failed(traceback.format_exc())
-        link.send(answer)
+            try:
+                if world not in worlds:
+                    worlds[world] = CorrectedWorld(sim, needs, scheduler, limits, cameras)
+                answer = getattr(worlds[world], method)(*arguments)
+            except Exception as error:
+                answer = _Failed(f"world {world}: {_told(error)}")
+            link.send(answer)
     for each in worlds.values():
         each.close()
+
+
+def _told(error: Exception) -> str:
+    """Word an error in one line; where it is no mistake of the user, its traceback goes to stderr."""
+    if isinstance(error, ArmatureError):
+        return str(error)
+    traceback.print_exception(error)
+    return traceback.format_exception_only(error)[-1].strip()

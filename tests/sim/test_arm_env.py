@@ -186,3 +186,12 @@ def test_unknown_robot_is_a_config_error() -> None:
 def test_unknown_task_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="unknown task 'stack'"):
         make_env(SimConfig(task="stack"))
+
+
+def test_images_may_be_larger_than_the_models_framebuffer() -> None:
+    env = make_env(SimConfig(image_size=648))
+    image = env.reset(seed=0)[0]["camera/wrist"]
+    env.close()
+    assert image.shape == (648, 648, 3)
+    # What lies beyond a framebuffer stays black.
+    assert image[600:, 600:].min() > 10

@@ -1,20 +1,29 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rich.console import Console
 
 from armature.cli import main as armature
-from armature.errors import ConfigError, DatasetError
-from armature.spec import JOINT_POSITION
+from armature.errors import ConfigError, DatasetError, SpecMismatch
+from armature.spec import CAMERA_WRIST, JOINT_POSITION
 from data_collection.store import open_dataset
 from data_collection.windows import load_windows
+from policies.checkpoint import load_policy, save_checkpoint
+from policies.policy_config import PolicyConfig
+from policies.train_config import TrainConfig
+from policies.train_data import load_data
+from policies.train_online import OnlineConfig
 from sim.collect import CollectConfig, collect
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
 from sim.expert import make_expert
 from sim.rollout import rollout
-from sim.tasks import SimConfig, Task
+from sim.tasks import STATE, SimConfig, Task
+
+EMBEDDED = Path(__file__).parents[2] / "policies" / "pretrained" / "lift_pixels"
 
 
 def test_recorded_demonstrations_are_the_rollouts_and_train(tmp_path, capsys):
@@ -32,6 +41,9 @@ def test_recorded_demonstrations_are_the_rollouts_and_train(tmp_path, capsys):
     assert [episode.metadata["success"] for episode in episodes] == [True, True]
     assert episodes[0].read("reward")[2].sum() == 1.0
     windows = load_windows(episodes, open_dataset(path).spec.select((JOINT_POSITION,)), 2, 8)
+    # Which task it was learned on goes with the checkpoint.
+    config = TrainConfig(path, tmp_path / "out", policy=PolicyConfig(STATE, chunk_steps=8))
+    assert load_data(config)[1].summary["task"] == "lift"
     assert len(windows) == sum(episode.length("action/executed") for episode in episodes)
 
 
@@ -48,6 +60,34 @@ def test_a_task_without_an_expert_is_refused_and_nothing_is_made(tmp_path):
     with pytest.raises(ConfigError, match="episodes: 0"):
         collect(CollectConfig(tmp_path / "d", episodes=0), Console())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_below_0_are_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ConfigError, match="seed: -1 is below 0"):
+        collect(CollectConfig(tmp_path / "d", seed=-1), Console())
+    with pytest.raises(ConfigError, match="seed is -1, must be 0 or more"):
+        OnlineConfig(task="lift", out=tmp_path / "d", seed=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_robot_is_refused_and_nothing_is_made(tmp_path):
+    with pytest.raises(SpecMismatch, match="does not fit this robot"):
+        collect(CollectConfig(tmp_path / "d", task="pusht", checkpoint=EMBEDDED), Console())
+    with pytest.raises(ConfigError, match="robot 'ur5e': the checkpoint brings its own, 'panda'"):
+        collect(CollectConfig(tmp_path / "d", checkpoint=EMBEDDED, robot="ur5e"), Console())
+    with pytest.raises(ConfigError, match="image_size '64': the checkpoint brings its own, '128'"):
+        collect(CollectConfig(tmp_path / "d", checkpoint=EMBEDDED, image_size=64), Console())
+    path = save_checkpoint(tmp_path / "can", load_policy(EMBEDDED), {"training": {"task": "can"}})
+    with pytest.raises(ConfigError, match=r"task 'lift': .* was trained on 'can'; say --task can"):
+        collect(CollectConfig(tmp_path / "d", checkpoint=path), Console())
+    assert [each.name for each in tmp_path.iterdir()] == ["can"]
+
+
+def test_a_checkpoint_records_what_it_looks_at_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr("sim.tasks.TASKS", {"lift": Task("Lift", 2, "arm")})
+    collect(CollectConfig(tmp_path / "d", checkpoint=EMBEDDED, episodes=1, keep="all"), Console(quiet=True))
+    episode = open_dataset(tmp_path / "d").episodes[0]
+    assert episode.read(CAMERA_WRIST)[2].shape == (2, 128, 128, 3)
 
 
 def test_too_many_failures_are_told(tmp_path, monkeypatch):

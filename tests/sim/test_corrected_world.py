@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,7 +140,7 @@ def test_worlds_in_other_processes_do_the_same(expert):
 
 def test_a_world_that_fails_says_why_and_which(expert):
     with WorldProcesses(2, 1, LIFT, needs_of(expert), default_scheduler()) as worlds:
-        with pytest.raises(ArmatureError, match=r"(?s)world 1: .*no episode runs: begin one first"):
+        with pytest.raises(ArmatureError, match=r"^world 1: no episode runs: begin one first$"):
             worlds.call([(1, "step", (np.zeros(8),))])
         # The others go on.
         assert isinstance(worlds.call([(0, "begin", (1,))])[0], Moment)
@@ -147,8 +150,71 @@ def test_a_process_that_is_killed_is_noticed(expert):
     with WorldProcesses(1, 1, LIFT, needs_of(expert), default_scheduler()) as worlds:
         worlds.call([(0, "begin", (1,))])
         os.kill(worlds._processes[0].pid, signal.SIGKILL)
-        with pytest.raises(ArmatureError, match="the process of world 0 has ended"):
-            worlds.call([(0, "begin", (2,))])
+        worlds._processes[0].join()
+        with pytest.raises(ArmatureError, match="the process of world 0 has ended, exit code -9"):
+            worlds.ask([(0, "begin", (2,))])
+        with pytest.raises(ArmatureError, match="the process of world 0 has ended, exit code -9"):
+            worlds.answers([0])
+
+
+def test_after_a_failure_every_answer_belongs_to_its_call(expert):
+    with WorldProcesses(2, 1, LIFT, needs_of(expert), default_scheduler()) as worlds:
+        with pytest.raises(ArmatureError, match=r"^world 0: no episode runs"):
+            worlds.call([(0, "step", (np.zeros(8),)), (1, "begin", (1,))])
+        assert isinstance(worlds.call([(1, "step", (np.zeros(8),))])[0], Outcome)
+
+
+def test_what_is_no_mistake_of_the_user_is_told_in_one_line_and_traced_on_stderr(expert, capfd):
+    with (
+        WorldProcesses(1, 1, LIFT, needs_of(expert), default_scheduler()) as worlds,
+        pytest.raises(ArmatureError, match=r"^world 0: AttributeError: .*'fly'$"),
+    ):
+        worlds.call([(0, "fly", ())])
+    assert "Traceback" in capfd.readouterr().err
+
+
+ORDERLY = """
+import signal, threading
+from sim.corrected_world import PolicyNeeds
+from sim.defaults import default_scheduler
+from sim.tasks import SimConfig, robot_spec
+from sim.world_processes import WorldProcesses
+
+PUSHT = SimConfig("pusht", cameras=False)
+
+def main():
+    interrupted = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    with WorldProcesses(2, 2, PUSHT, PolicyNeeds(robot_spec(PUSHT), 1, "none"), default_scheduler()) as worlds:
+        # The first interruption finds the worlds importing, the second waiting for calls.
+        for _ in range(2):
+            print("ready", flush=True)
+            while not interrupted.wait(0.01):
+                pass
+            interrupted.clear()
+            worlds.call([(0, "begin", (1,)), (1, "begin", (2,))])
+    print("in order", [process.exitcode for process in worlds._processes], flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_ctrl_c_reaches_the_caller_alone_which_ends_in_order(tmp_path):
+    script = tmp_path / "orderly.py"
+    script.write_text(ORDERLY)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    ) as process:
+        try:
+            for _ in range(2):
+                assert process.stdout.readline() == "ready\n"
+                os.killpg(process.pid, signal.SIGINT)
+            assert process.stdout.readline() == "in order [0, 0]\n"
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def test_no_process_stays_behind(expert):

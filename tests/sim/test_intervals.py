@@ -49,6 +49,8 @@ def test_nineteen_in_twenty_intervals_hold_the_mean_of_what_was_drawn() -> None:
 
 def test_an_interval_of_equal_values_is_a_point_and_the_same_values_give_the_same() -> None:
     assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    assert mean_interval([0.1 + 0.2, 0.3, 0.3]) == pytest.approx((0.3, 0.3), abs=1e-15)
+    assert mean_interval([0.0, 0.0]) == (0.0, 0.0)
     values = np.random.default_rng(1).normal(size=20)
     assert mean_interval(values) == mean_interval(values)
     assert mean_interval(values, 0.5)[0] > mean_interval(values, 0.99)[0]

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from armature.cli import main as armature
 from armature.errors import ArmatureError, ConfigError, DatasetError
 from data_collection.converters.importing import import_source
 from data_collection.converters.robomimic.importer import ImportConfig, open_source
@@ -108,3 +109,11 @@ def test_only_imported_episodes_can_be_replayed(lift: Dataset, tmp_path: Path) -
         list(replay_dataset(ours, "states"))
     with pytest.raises(ConfigError, match=r"unknown episode '7'.*Valid: 0, 1, 2, 3"):
         list(replay_dataset(lift, "states", (7,)))
+
+
+def test_a_dataset_without_episodes_is_refused(
+    lift: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_dataset(tmp_path / "empty", lift.spec, lift.task, attributes=lift.attributes)
+    assert armature(["replay", str(tmp_path / "empty")]) == 2
+    assert f"{tmp_path / 'empty'}: has no episodes to replay" in capsys.readouterr().err

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from armature.control.chunk_scheduler import SchedulerConfig
-from armature.errors import SpecMismatch
+from armature.errors import ConfigError, SpecMismatch
 from armature.types import ActionChunk, Command, CommittedActions, Observation, Reason
+from sim.corrected_world import PolicyNeeds
 from sim.defaults import default_scheduler, limits_for, panda_limits
 from sim.environment import make_env
 from sim.rollout import SimEpisode, rollout
@@ -162,3 +163,32 @@ def test_panda_limits_are_half_of_the_robots_speed_and_inside_its_range() -> Non
 def test_limits_of_other_robots_are_the_actions_own_bounds() -> None:
     limits = limits_for(robot_spec(SimConfig(task="pusht")).action)
     assert limits.position_high == (512.0, 512.0)
+    assert limits.request.chunk_age_max_s == 2.0
+    assert limits_for(robot_spec(SimConfig(action="tcp_delta")).action).request == panda_limits().request
+
+
+def pusht_episode(execute_steps: int, chunk_steps: int = 32) -> SimEpisode:
+    """Run until the first chunk asks for the next."""
+    config = SimConfig("pusht", cameras=False)
+    env: Any = make_env(config)
+    schedule = SchedulerConfig("receding_horizon", execute_steps)
+    needs = PolicyNeeds(env.robot_spec, 1, "none")
+    episode = SimEpisode(env, needs, 0, schedule, limits_for(env.robot_spec.action))
+    actions = np.linspace(episode.measured, (256.0, 256.0), chunk_steps)
+    episode.observe()
+    episode.take(ActionChunk(0, 0, 100_000_000, actions, "none"))
+    while episode.observe() is None:
+        episode.step()
+    return episode
+
+
+def test_pusht_executes_sixteen_actions_of_a_chunk() -> None:
+    result = pusht_episode(16).result()
+    assert (result.steps, result.reasons) == (16, {})
+    np.testing.assert_allclose(np.diff(result.commands, axis=0), np.diff(result.commands, axis=0)[:1].repeat(15, 0))
+
+
+def test_a_schedule_that_the_gate_does_not_let_through_is_refused() -> None:
+    assert pusht_episode(99, chunk_steps=21).result().reasons == {}
+    with pytest.raises(ConfigError, match=r"execute_steps is 25: action 25 .* 2\.4 s after.*chunk_age_max_s is 2$"):
+        pusht_episode(25)

@@ -72,6 +72,12 @@ def test_unknown_action_names_the_valid_ones() -> None:
         robot_spec(SimConfig(action="torque"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("size", [7, 4097])
+def test_images_that_no_renderer_draws_are_refused(size: int) -> None:
+    with pytest.raises(ConfigError, match=f"image_size: {size}, must lie in 8 to 4096"):
+        robot_spec(SimConfig(image_size=size))
+
+
 def test_horizon_is_the_tasks_own_unless_given() -> None:
     assert horizon_steps(SimConfig()) == 200
     assert horizon_steps(SimConfig(horizon_steps=7)) == 7
