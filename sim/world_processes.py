@@ -67,6 +67,7 @@ class WorldProcesses:
             process.join(STOP_S)
             if process.is_alive():
                 process.kill()
+                process.join()
 
     def ask(self, calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> None:
         """Begin calls, each the number of a world, a method of CorrectedWorld and its arguments.
