@@ -33,16 +33,20 @@ class ActionFrame:
         """Of which elements an action is a motion by itself, (D,)."""
         self._middle = (self.high + self.low) / 2.0
         bound = limits.request.residual_share * np.where(self.is_relative, reach, (self.high - self.low) / 2.0)
-        self.residual_max = (1.0 - MARGIN) * bound / self.unit
+        self.residual_max = (1.0 - MARGIN) * self._in_units(bound)
         """The largest distance from the policy's action that the gate passes, normalised, (D,)."""
 
     def encode(self, action: NDArray[Any], measured: NDArray[Any]) -> NDArray[np.float32]:
         """Return normalised actions."""
-        return ((action - self._origin(measured)) / self.unit).astype(np.float32)
+        return self._in_units(action - self._origin(measured)).astype(np.float32)
 
     def decode(self, normalised: NDArray[Any], measured: NDArray[Any]) -> NDArray[np.float64]:
         """Return actions in physical units; inverse of `encode`."""
         return normalised * self.unit + self._origin(measured)
+
+    def _in_units(self, distance: NDArray[Any]) -> NDArray[np.float64]:
+        """Divide by the units; an element whose range is a single place is always there, at 0."""
+        return np.divide(distance, self.unit, out=np.zeros(distance.shape), where=self.unit > 0)
 
     def _origin(self, measured: NDArray[Any]) -> NDArray[np.float64]:
         return np.where(self.is_relative, measured, self._middle)

@@ -31,6 +31,7 @@ class BehaviourCloning(nn.Module):
     family = "bc"
     Config = BcConfig
     sampling_fields = ()
+    loss_fields = ()
 
     def __init__(self, config: BcConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()

@@ -53,9 +53,9 @@ class ChunkPolicy(nn.Module):
         super().__init__()
         compute_in_float32()
         _require_goal_family(family, config.goal_steps)
-        _require_prompt_family(family, config)
         self.family, self.policy_id = family, family
         self.spec = config.seen(spec)
+        _require_prompt_seen(family, config, self.spec)
         # As it was found: names of all observations, fingerprints of pretrained folders.
         self.config = replace(config.pinned(), observations=self.spec.observation.names)
         self.method_config, self.normalizer = method, normalizer
@@ -209,12 +209,12 @@ class ChunkPolicy(nn.Module):
         """Normalise what is committed at the steps of the chunks; None where nothing is."""
         if not any(each is not None for each in committed):
             return None
-        _require_committed_family(self.family)
+        require_committed_family(self.family)
         (steps, dim), period_ns = self.chunk_shape, self.spec.action.period_ns
         targets, weights = np.zeros((len(seen), steps, dim)), np.zeros((len(seen), steps))
         for i, (observation, actions) in enumerate(zip(observations, committed, strict=True)):
             if actions is not None:
-                targets[i], weights[i] = align(actions, observation.stamp_ns, period_ns, steps)
+                targets[i], weights[i] = align(actions, observation.stamp_ns, period_ns, self.chunk_shape)
         if self.relative_part is not None:
             position, elements = self.relative_part
             targets = to_relative(targets, np.stack([values[position][-1] for values in seen]), elements)
@@ -278,18 +278,20 @@ def _require_goal_family(family: str, goal_steps: int) -> None:
         raise ConfigError(f"goal_steps is {goal_steps}: the family {family} takes no goal. Valid: {', '.join(able)}")
 
 
-def _require_committed_family(family: str) -> None:
+def require_committed_family(family: str) -> None:
+    """Raise ConfigError naming the families that can where this one cannot go on from committed actions."""
     if not getattr(method_class(family), "takes_committed", False):
         able = ", ".join(name for name in METHODS if getattr(method_class(name), "takes_committed", False))
         raise ConfigError(f"the family {family} cannot go on from committed actions. Valid: {able}")
 
 
-def _require_prompt_family(family: str, config: PolicyConfig) -> None:
+def _require_prompt_seen(family: str, config: PolicyConfig, spec: RobotSpec) -> None:
     """Refuse a prompt of which neither the method nor the image networks would see anything."""
-    if config.takes_prompt and not config.vision.film and not _takes_prompt(family):
+    has_film = config.vision.film and spec.observation.images
+    if config.takes_prompt and not has_film and not _takes_prompt(family):
         able = ", ".join(name for name in METHODS if _takes_prompt(name))
         found = f"text.folder is {config.text.folder}: the family {family} takes no prompt"
-        raise ConfigError(f"{found}. Valid: {able}, or any family with vision.film")
+        raise ConfigError(f"{found}. Valid: {able}, or any family with vision.film and a camera")
 
 
 def _takes_prompt(family: str) -> bool:

@@ -8,12 +8,12 @@ latest observation: no past actions are predicted. The clean chunk is clipped to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from armature.errors import ConfigError, InvalidValue
+from armature.errors import ConfigError, InvalidValue, unknown
 from policies.context import Context, ContextSpec
 from policies.guidance import Guidance, guided
 from policies.method import Sampled
@@ -24,30 +24,47 @@ if TYPE_CHECKING:
 
     Scheduler = DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler
 
+Denoiser = Literal["unet", "transformer", "dit", "mlp"]
+Prediction = Literal["epsilon", "sample", "v_prediction"]
+Sampler = Literal["ddim", "ddpm", "dpm++"]
+Spacing = Literal["leading", "trailing"]
+_CHOICES = {
+    "denoiser": get_args(Denoiser),
+    "prediction": get_args(Prediction),
+    "sampler": get_args(Sampler),
+    "spacing": get_args(Spacing),
+}
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """How the denoiser is built and how it samples."""
 
-    denoiser: Literal["unet", "transformer", "dit", "mlp"] = "unet"
+    denoiser: Denoiser = "unet"
     unet: UnetConfig = field(default_factory=UnetConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     dit: DitConfig = field(default_factory=DitConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
-    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    prediction: Prediction = "epsilon"
     """What the network predicts: the noise, the clean chunk (x0), or the velocity (Salimans and Ho 2022, section 4)."""
     noise_draws: int = 4
     """Noises and diffusion steps drawn per observation in training: encoding images costs more than denoising."""
     train_timesteps: int = 100
     """Diffusion steps of the DDPM in training."""
-    sampler: Literal["ddim", "ddpm", "dpm++"] = "ddim"
+    sampler: Sampler = "ddim"
     """DDIM and DPM-Solver++ (second order) draw nothing but the first noise; DDPM draws noise at every step."""
     sampling_steps: int = 10
     """Steps of the sampler per chunk in inference, which is how often the network is called."""
-    spacing: Literal["leading", "trailing"] = "leading"
+    spacing: Spacing = "leading"
     """Where those steps lie: 10 of 100 at 90, 80, ..., 0 as published, or at 99, 89, ..., 9. Of few leading steps the
     first takes pure noise for a half-denoised chunk, which trailing ones do not (Lin et al. 2024, arXiv 2305.08891,
     section 3.3). A single trailing one is of no use to `epsilon`: that noise is noise says nothing of the chunk."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        for name, valid in _CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise ConfigError(unknown(name, getattr(self, name), valid))
 
 
 class Diffusion(nn.Module):
@@ -56,6 +73,7 @@ class Diffusion(nn.Module):
     family = "diffusion"
     Config = DiffusionConfig
     sampling_fields = ("sampler", "sampling_steps", "spacing")
+    loss_fields = ("noise_draws", "transformer.dropout")
     takes_committed = True
 
     def __init__(self, config: DiffusionConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:

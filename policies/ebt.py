@@ -171,6 +171,8 @@ class Ebt(nn.Module):
     family = "ebt"
     Config = EbtConfig
     sampling_fields = ("steps_max", "min_gradient", "candidates")
+    loss_fields = ("dropout", "train_steps", "train_steps_extra", "step_size_spread", "noise_max", "noise_min",
+                   "detach", "truncate", "train_starts", "data_starts")  # fmt: skip
 
     def __init__(self, config: EbtConfig, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         super().__init__()
@@ -239,8 +241,7 @@ class Ebt(nn.Module):
         """Refine each row until it is flat or at the limit; return it and the steps it took (B,)."""
         config, slope = self.config, self._slope(memory)
         trace, steps = [begin(start)], start.new_zeros(len(start))
-        moves = torch.ones_like(steps, dtype=torch.bool)
-        flat = ~moves
+        moves, flat = torch.ones_like(steps, dtype=torch.bool), torch.zeros_like(steps, dtype=torch.bool)
         for _ in range(config.steps_max):
             after = refine(slope, trace[-1], config.step_size, config)
             trace.append(after if config.min_gradient == 0 else _chosen(moves, after, trace[-1]))
@@ -312,8 +313,7 @@ def _draw_sizes(config: EbtConfig, count: int, generator: torch.Generator) -> Te
 
 
 def _noise_deviation(config: EbtConfig, step: int, steps: int) -> float:
-    fall = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return config.noise_min + (config.noise_max - config.noise_min) * fall
+    return config.noise_min + (config.noise_max - config.noise_min) * (0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _require_finite(trace: Sequence[Refinement]) -> None:
@@ -347,7 +347,7 @@ _LEAST, _MOST = 1e-12, 1e12
 _LIMITS = {
     **dict.fromkeys(("layers", "observation_layers", "heads", "train_steps", "train_starts"), (1, _MOST)),
     **dict.fromkeys(("steps_max", "candidates", "step_size_spread"), (1, _MOST)),
-    **dict.fromkeys(("train_steps_extra", "noise_min", "min_gradient"), (0, _MOST)),
+    **dict.fromkeys(("train_steps_extra", "noise_min", "noise_max", "min_gradient"), (0, _MOST)),
     **dict.fromkeys(("step_size", "temperature"), (_LEAST, _MOST)),
     "energy_clamp": (_LEAST, 80),  # exp(80) is the last round number that float32 holds
     **dict.fromkeys(("momentum", "dropout"), (0, 0.999)),

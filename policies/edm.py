@@ -49,7 +49,8 @@ class EdmConfig:
     """Where the last step begins; unset: at `sigma_min`, where it finds next to no noise to take away. Of three steps
     none is wasted where the last begins at 0.05 to 0.1. A single step begins at the first."""
     sampler: Literal["ddim", "euler_ancestral", "heun"] = "ddim"
-    """`ddim` is also the Euler step; `euler_ancestral` draws new noise; `heun` calls the network twice a step."""
+    """`ddim` is also the Euler step; `euler_ancestral` draws new noise; `heun` calls the network twice a step, and
+    needs many steps or a lower `first_sigma`: in few steps from 80 its correction leaves noise behind."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""

@@ -14,7 +14,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from armature.errors import CheckpointError, InvalidValue
+from armature.errors import CheckpointError, ConfigError, InvalidValue
 from armature.provenance import versions
 from policies import openvino_runtime
 from policies.checkpoint import load_policy, read_document
@@ -65,6 +65,8 @@ def main(argv: list[str]) -> int:
     """Run `armature export` with its arguments; print where the engine lies."""
     config = tyro.cli(ExportConfig, prog="armature export", description=__doc__, args=argv)
     if config.threads is not None:
+        if config.threads < 1:
+            raise ConfigError(f"threads is {config.threads}, must be at least 1")
         torch.set_num_threads(config.threads)
     console = Console(stderr=True)
     with console.status(f"exporting {config.checkpoint}"):

@@ -51,14 +51,14 @@ class Aligned(NamedTuple):
     """(T,): 1 for steps that are over when the chunk arrives, falling to 0 where nothing is committed any more."""
 
 
-def align(committed: CommittedActions, start_ns: int, period_ns: int, steps: int) -> Aligned:
-    """Read committed actions at the `steps` times from `start_ns` on, linear between them, the last held as executed.
+def align(committed: CommittedActions, start_ns: int, period_ns: int, shape: tuple[int, int]) -> Aligned:
+    """Read committed actions at the times of a chunk of `shape` (T, D): linear between them, the last held as executed.
 
-    Raises InvalidValue where they are malformed or not finite.
+    Raises InvalidValue where they are malformed, not finite or of another width.
     """
-    actions = committed.actions
-    if actions.ndim != 2 or not actions.size or not np.isfinite(actions).all():
-        raise InvalidValue(f"committed actions {actions.shape}: must be finite, (n, D)")
+    actions, (steps, dim) = committed.actions, shape
+    if actions.ndim != 2 or not len(actions) or actions.shape[1] != dim or not np.isfinite(actions).all():
+        raise InvalidValue(f"committed actions {actions.shape}: must be finite, (n, {dim})")
     if committed.period_ns <= 0 or committed.delay_ns < 0:
         raise InvalidValue(f"committed actions: period {committed.period_ns} ns, delay {committed.delay_ns} ns")
     places = (start_ns - committed.start_ns + period_ns * np.arange(steps)) / committed.period_ns

@@ -21,12 +21,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from armature.errors import ConfigError
+from armature.errors import ConfigError, unknown
 from policies.context import Context, ContextSpec
 from policies.guidance import Guidance, guided
 from policies.method import Sampled
@@ -36,6 +36,7 @@ from policies.nets.hrdt_block import ActionDecoder, BlockContext, HrdtBlock, ada
 TIME_MAX = 0.999
 """Training never looks at the clean action itself."""
 TIME_FEATURES = 256
+TimeDistribution = Literal["uniform", "logit_normal"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class HrdtConfig:
     """Heads of keys and values, shared by groups of query heads."""
     hidden: int = 5888
     """Width inside the gated feed-forward; published: 8/3 of the width, rounded up to a multiple of 256."""
-    time_distribution: Literal["uniform", "logit_normal"] = "uniform"
+    time_distribution: TimeDistribution = "uniform"
     """How the times of training are drawn in [0, 0.999): evenly, or mostly from the middle (sigmoid of a normal)."""
     noise_draws: int = 1
     """Noises and times drawn per observation in training: encoding images costs more than a small trunk."""
@@ -58,6 +59,11 @@ class HrdtConfig:
     last_time: float | None = None
     """Where the last of them begins; unset: all are of equal length, as published. Of two, the last does better from
     0.9 than from 0.5, with a tenth of the noise left in place of half (docs/policies.md). A single step begins at 0."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        if self.time_distribution not in (valid := get_args(TimeDistribution)):
+            raise ConfigError(unknown("time_distribution", self.time_distribution, valid))
 
 
 class Memory(NamedTuple):
@@ -73,6 +79,7 @@ class Hrdt(nn.Module):
     family = "hrdt"
     Config = HrdtConfig
     sampling_fields = ("sampling_steps", "last_time")
+    loss_fields = ("time_distribution", "noise_draws")
     takes_prompt = True
     takes_committed = True
     embodiment_modules: ClassVar[tuple[str, ...]] = ("state_adapter", "action_adapter", "decoder")

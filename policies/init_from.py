@@ -19,12 +19,13 @@ from policies.checkpoint import WEIGHTS, read_checkpoint, read_document
 from policies.chunk_policy import ChunkPolicy
 from policies.policy_config import PolicyConfig
 from policies.registry import METHODS, method_class
+from policies.sampler import changes, leaves
 from policies.signed_folder import SHA256
 from policies.train_config import TrainConfig
 
 INIT_FROM = "init_from"
 _EQUAL_FOR_ANY_ROBOT = ("obs_steps", "chunk_steps")
-_EQUAL_FOR_THE_SAME_ROBOT = (*_EQUAL_FOR_ANY_ROBOT, "relative_actions", "vision", "text")
+_EQUAL_FOR_THE_SAME_ROBOT = (*_EQUAL_FOR_ANY_ROBOT, "relative_actions")
 
 
 def initialised(policy: ChunkPolicy, config: TrainConfig) -> ChunkPolicy:
@@ -79,8 +80,11 @@ def _require_method(path: Path, document: dict[str, Any], policy: ChunkPolicy) -
     if document["family"] != policy.family:
         raise CheckpointError(f"{path}: is of the family {document['family']}, this training is of {policy.family}")
     # Through the config, so that a field that is younger than the checkpoint has its default.
-    before = to_plain(from_plain(type(policy.method_config), document["method"]))
-    _require_equal(path, "method", before, to_plain(policy.method_config))
+    before = from_plain(type(policy.method_config), document["method"])
+    free = (*policy.method.loss_fields, *policy.method.sampling_fields)
+    found = changes(before, policy.method_config)
+    if differing := {name: pair for name, pair in found.items() if name not in free}:
+        _differ(path, "method", differing)
 
 
 def _require_same_robot(path: Path, document: dict[str, Any], policy: ChunkPolicy) -> None:
@@ -89,7 +93,8 @@ def _require_same_robot(path: Path, document: dict[str, Any], policy: ChunkPolic
     if found := differences(seen, policy.spec) or differences(policy.spec, seen):
         hint = "another robot needs --new-embodiment"
         raise SpecMismatch(f"{path} does not fit the dataset's robot ({hint}): {'; '.join(found)}")
-    _require_equal(path, "policy", *({key: part[key] for key in _EQUAL_FOR_THE_SAME_ROBOT} for part in (before, now)))
+    sees = bool(policy.spec.observation.images)
+    _require_equal(path, "policy", *(_shaping(part, _EQUAL_FOR_THE_SAME_ROBOT, sees) for part in (before, now)))
     if before["observations"] != now["observations"]:
         _differ(path, "policy", {"observations": (before["observations"], now["observations"])})
 
@@ -107,13 +112,41 @@ def _load_trunk(path: Path, document: dict[str, Any], weights: dict[str, Tensor]
             f"new_embodiment: a policy of the family {policy.family} has no trunk. Valid: {', '.join(able)}"
         )
     before, now = _policy_of(document), to_plain(policy.config)
-    _require_equal(path, "policy", *({key: part[key] for key in _EQUAL_FOR_ANY_ROBOT} for part in (before, now)))
-    renewed = [f"method.{name}" for name in method.embodiment_modules]
-    if RobotSpec.from_json(document["spec"]).observation.images == policy.spec.observation.images:
-        _require_equal(path, "policy", {"vision": before["vision"]}, {"vision": now["vision"]})
-    else:
+    images, renewed = policy.spec.observation.images, [f"method.{name}" for name in method.embodiment_modules]
+    has_same_eyes = RobotSpec.from_json(document["spec"]).observation.images == images
+    if not has_same_eyes:
         renewed += ["encoder", *(f"method.{name}" for name in method.camera_modules)]
+    sees = has_same_eyes and bool(images)
+    _require_equal(path, "policy", *(_shaping(part, _EQUAL_FOR_ANY_ROBOT, sees) for part in (before, now)))
+    if images and not has_same_eyes:
+        # The trunk has learned what the tokens of a pretrained tower mean, whoever's cameras it looks through.
+        _require_equal(path, "policy", *(_tower(part["vision"]) for part in (before, now)))
     _load(path, policy, weights, tuple(renewed))
+
+
+def _shaping(policy: dict[str, Any], names: tuple[str, ...], sees: bool) -> dict[str, Any]:
+    """Return by dotted names what shapes the networks of a policy's config, the image networks' where it `sees`."""
+    parts = {name: policy[name] for name in names}
+    if policy["text"]["folder"]:
+        parts["text"] = _named(policy["text"], "folder", "fingerprint")
+    if sees:
+        pretrained = _named(policy["vision"]["pretrained"], "folders", "fingerprints")
+        parts["vision"] = {**policy["vision"], "pretrained": pretrained}
+    return dict(leaves(parts))
+
+
+def _tower(vision: dict[str, Any]) -> dict[str, Any]:
+    """Return by dotted names what makes the tokens of pretrained towers; nothing of images that are learned to see."""
+    if vision["network"] != "pretrained":
+        return {}
+    pretrained = _named(vision["pretrained"], "folders", "fingerprints")
+    parts = {"network": vision["network"], "pooling": vision["pooling"], "pretrained": pretrained}
+    return dict(leaves({"vision": parts}))
+
+
+def _named(tower: dict[str, Any], place: str, fingerprint: str) -> dict[str, Any]:
+    """Leave out where a pretrained tower lies, once its fingerprint says which it is."""
+    return {name: value for name, value in tower.items() if name != place or not tower[fingerprint]}
 
 
 def _load(path: Path, policy: ChunkPolicy, weights: dict[str, Tensor], renewed: tuple[str, ...]) -> None:

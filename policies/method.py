@@ -33,6 +33,8 @@ class Method(Protocol):
     Config: type[Any]
     sampling_fields: tuple[str, ...]
     """Those of the config, by dotted names, that neither the weights nor the loss depend on."""
+    loss_fields: tuple[str, ...]
+    """Those that only the loss depends on: of the same weights a further training may have others."""
 
     def __init__(self, config: Any, action_dim: int, chunk_steps: int, context: ContextSpec) -> None:
         """Build the networks; raise ConfigError on sizes that do not go together."""

@@ -28,13 +28,12 @@ the loop over experts. `benchmarks/mode_cache.py` measures what that is worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from armature.errors import ConfigError
 from policies.context import Context, ContextSpec
@@ -42,10 +41,8 @@ from policies.edm import SAMPLING_FIELDS, EdmConfig, going_on, noised, sample, s
 from policies.guidance import Guidance
 from policies.method import Sampled
 from policies.nets.attention import Attention
-from policies.nets.moe import FusedMixture, Mixture, Router, balance_loss, gumbel_noise
-
-Experts = Callable[[Tensor], Tensor]
-"""The experts of one layer with their routing, on tokens (B, T, width)."""
+from policies.nets.fused_steps import Experts, FusedSteps, embedded
+from policies.nets.moe import Mixture, Router, balance_loss, gumbel_noise
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,7 @@ class Mode(nn.Module):
     family = "mode"
     Config = ModeConfig
     sampling_fields = ("sampling_steps", "cache_experts", *SAMPLING_FIELDS)
+    loss_fields = ("attention_dropout", "expert_dropout", "balance_weight", "noise_draws", "edm.sigma_scale")
     takes_goal = True
     takes_prompt = True
     takes_committed = True
@@ -116,7 +114,10 @@ class Mode(nn.Module):
         generator: torch.Generator | None = None,
         guidance: Guidance | None = None,
     ) -> Sampled:
-        """Denoise along the schedule; at each step all samples are at the same level and share their experts."""
+        """Denoise along the schedule, and cut the actions to the range of the training data.
+
+        At each step all samples are at the same level and share their experts.
+        """
         levels = sigmas(self.config.edm, self.config.sampling_steps)
         condition = self.condition_in(context)
         # Where gradients are wanted they must reach the experts themselves.
@@ -129,7 +130,7 @@ class Mode(nn.Module):
             return skip * noisy + out * self._network(into * noisy, condition, embedding, experts)
 
         denoise = going_on(denoise, levels, guidance)
-        return Sampled(sample(denoise, noise, levels, self.config.edm.sampler, generator), {})
+        return Sampled(sample(denoise, noise, levels, self.config.edm.sampler, generator).clamp(-1, 1), {})
 
     def fuse_experts(self) -> FusedSteps:
         """Return the fused experts of the sampling schedule, made anew where the weights have changed.
@@ -140,9 +141,9 @@ class Mode(nn.Module):
             return self.fused
         levels = sigmas(self.config.edm, self.config.sampling_steps)[:-1]
         weights = [*self.level_in.parameters(), *(p for block in self.blocks for p in block.expert_parameters())]
-        if self.fused is None or self.fused.made_of != _state_of(weights, levels):
+        if self.fused is None or not self.fused.fits(weights, levels):
             self.fused = None
-            self.fused = FusedSteps(self.blocks, self.level_in, levels, _state_of(weights, levels))
+            self.fused = FusedSteps(self.blocks, self.level_in, levels, weights)
         return self.fused
 
     def train(self, mode: bool = True) -> Mode:
@@ -168,7 +169,7 @@ class Mode(nn.Module):
 
     def _routed(self, levels: Sequence[float], step: int) -> tuple[Tensor, list[Experts]]:
         """Return embedding and experts of a step without any cache."""
-        embedding = _embedded(self.level_in, levels[step : step + 1])
+        embedding = embedded(self.level_in, levels[step : step + 1])
         return embedding, [partial(block.mixture, routing=block.router(embedding)) for block in self.blocks]
 
     def _gumbel(self, count: int, generator: torch.Generator) -> Tensor | list[None]:
@@ -227,54 +228,6 @@ class Block(nn.Module):
         return [*self.router.parameters(), *self.mixture.parameters()]
 
 
-class FusedSteps(nn.Module):
-    """Level embedding and fused experts of every step of a schedule, by the number of the step."""
-
-    embeddings: Tensor
-
-    def __init__(
-        self, blocks: nn.ModuleList, level_in: nn.Module, levels: Sequence[float], made_of: tuple[object, ...]
-    ) -> None:
-        """`made_of` says which weights and levels these are."""
-        super().__init__()
-        self.made_of = made_of
-        with torch.no_grad():
-            embeddings = _embedded(level_in, levels)
-            self.register_buffer("embeddings", embeddings, persistent=False)
-            self.layers = nn.ModuleList(FusedMixture(block.mixture, block.router(embeddings)) for block in blocks)
-
-    def step(self, step: int) -> tuple[Tensor, list[Experts]]:
-        """Return the embedding (1, width) and the experts of every layer at `step`."""
-        return self.embeddings[step : step + 1], [partial(layer, step=step) for layer in self.layers]
-
-
-class _StepCounter:
-    taken = 0
-
-    def __call__(self, *_: object) -> None:
-        self.taken += 1
-
-
-_OPTIMIZER_STEPS = _StepCounter()
-"""Counts the steps of all optimisers."""
-register_optimizer_step_post_hook(_OPTIMIZER_STEPS)
-
-
-def _embedded(level_in: nn.Module, levels: Sequence[float]) -> Tensor:
-    like = next(level_in.parameters())
-    return level_in(like.new_tensor([[math.log(level) / 4] for level in levels]))
-
-
-def _state_of(weights: Sequence[Tensor], levels: Sequence[float]) -> tuple[object, ...]:
-    """Return what differs once any weight was written to, replaced or moved, or the levels are others.
-
-    Operations in place raise a tensor's version, except those of fused optimisers, whose steps are counted, and writes
-    to its `.data`, which are not seen. An inference tensor has no version.
-    """
-    versions = ((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights)
-    return (tuple(levels), _OPTIMIZER_STEPS.taken, *versions)
-
-
 def _mean_token(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean (B, 1, D) of the tokens (B, L, D) that are real."""
     if mask is None:
@@ -294,5 +247,5 @@ def _check(config: ModeConfig) -> None:
     for name in ("attention_dropout", "expert_dropout"):
         if not 0.0 <= getattr(config, name) < 1.0:
             raise ConfigError(f"{name} is {getattr(config, name)}, must be in [0, 1)")
-    if config.balance_weight < 0:
-        raise ConfigError(f"balance_weight is {config.balance_weight}, must not be negative")
+    if not 0.0 <= config.balance_weight < math.inf:
+        raise ConfigError(f"balance_weight is {config.balance_weight}, must be finite and not negative")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -40,8 +42,10 @@ class PolicyConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.goal_steps < 0:
             raise ConfigError(f"goal_steps is {self.goal_steps}, must not be negative")
-        if self.vector_noise < 0:
-            raise ConfigError(f"vector_noise is {self.vector_noise}, must not be negative")
+        if not 0 <= self.vector_noise < math.inf:
+            raise ConfigError(f"vector_noise is {self.vector_noise}, must be finite and not negative")
+        if twice := [name for name, count in Counter(self.observations).items() if count > 1]:
+            raise ConfigError(f"observations names {', '.join(twice)} more than once")
 
     def seen(self, offered: RobotSpec) -> RobotSpec:
         """Narrow the spec of a robot to what the policy sees of it; raise SpecMismatch on an array it does not have."""

@@ -129,7 +129,8 @@ class ResidualTd3(nn.Module):
         super().__init__()
         self.config = config
         largest = torch.ones(action_dim) if bound is None else torch.as_tensor(bound, dtype=torch.float32)
-        self.register_buffer("reach", config.scale * largest)
+        # Where nothing may be corrected a residual is nothing all the same: 0 / 0 is no number.
+        self.register_buffer("reach", (config.scale * largest).clamp(min=torch.finfo(torch.float32).tiny))
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

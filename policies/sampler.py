@@ -38,14 +38,15 @@ def resampled(policy: ChunkPolicy, method: Any) -> ChunkPolicy:
 
 def changes(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
     """Return the fields in which two configs of a method differ, by their dotted names, with both values."""
-    old, new = (dict(_leaves(to_plain(config))) for config in (before, after))
+    old, new = (dict(leaves(to_plain(config))) for config in (before, after))
     return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
 
 
-def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a plain config by their dotted names."""
     for name, value in plain.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

@@ -62,6 +62,7 @@ class Score(nn.Module):
     family = "score"
     Config = ScoreConfig
     sampling_fields = ("sampling_steps", "guidance", *SAMPLING_FIELDS)
+    loss_fields = ("attention_dropout", "residual_dropout", "goal_dropout", "noise_draws", "edm.sigma_scale")
     takes_goal = True
     takes_committed = True
 

@@ -40,7 +40,7 @@ from policies.train_config import TrainConfig, read_recorded
 from policies.train_data import TrainData, load_data
 from policies.train_log import TrainLog, interruption
 from policies.train_not_finite import FOLDER, write_not_finite
-from policies.train_rollout import Best, measure_success, require_prompt, require_task
+from policies.train_rollout import Best, measure_success, require_able, require_prompt, require_task
 from policies.train_validation import validate
 from policies.train_workers import Workers, open_workers
 from policies.training_state import NotFinite, TrainingState, learning_rate
@@ -142,6 +142,7 @@ def _prepare(config: TrainConfig, workers: Workers) -> tuple[TrainData, Training
     seen = config.policy.seen(dataset.spec)
     if config.rollout.every_steps:
         require_task(config.rollout, seen)
+        require_able(config.rollout, family_of(config.method), config.policy.goal_steps)
         if data.prompts:
             require_prompt(config.rollout, data.prompts)
     torch.manual_seed(config.seed)
@@ -193,8 +194,8 @@ class _Run:
         log = TrainLog(config.out / "tensorboard", state.step, config.steps, self.workers.is_main)
         is_stopped = False
         with log, interruption() as interrupted:
-            if state.step >= self.end:
-                self._complete(log)
+            if state.step > 0:
+                self._catch_up(log)
             begin_s = time.monotonic() - state.seconds
             while state.step < self.end and not is_stopped:
                 self._step(log)
@@ -203,23 +204,29 @@ class _Run:
                 if self.data.validation and _is_due(state.step, config.validate_every_steps, self.end):
                     self._validate(log)
                 paused_s = time.monotonic()
+                is_due = _is_due(state.step, config.save_every_steps, self.end)
+                if is_due and self._is_measured():
+                    # An evaluation that raises, or takes the process with it, loses nothing then.
+                    self._save(is_best=False)
                 is_best = self._evaluate(log)
                 begin_s += time.monotonic() - paused_s
                 is_stopped = self.workers.total(interrupted.is_set()) > 0
-                if _is_due(state.step, config.save_every_steps, self.end) or is_stopped or is_best:
+                if is_due or is_stopped or is_best:
                     self._save(is_best)
         if is_stopped:
             raise KeyboardInterrupt
         return config.out / "checkpoint"
 
-    def _complete(self, log: TrainLog) -> None:
-        """Write the checkpoint of the state, where the process that saved the state ended before it could."""
-        path = self.config.out / "checkpoint"
-        if not path.exists() or read_document(path)["provenance"]["training"]["steps"] != self.state.step:
-            self.summary |= {"steps": self.state.step, "seconds": round(self.state.seconds, 1)}
+    def _catch_up(self, log: TrainLog) -> None:
+        """Evaluate, and write the checkpoint, where the process that saved the state ended before it could."""
+        path, step = self.config.out / "checkpoint", self.state.step
+        training = read_document(path)["provenance"]["training"] if path.exists() else {}
+        lacks_checkpoint = step >= self.end and training.get("steps") != step
+        if lacks_checkpoint or (self._is_measured() and training.get("rollout", {}).get("step") != step):
+            self.summary |= {"steps": step, "seconds": round(self.state.seconds, 1)}
             if self.data.validation:
                 self._validate(log)
-            self._save(is_best=False)
+            self._save(self._evaluate(log))
 
     def _step(self, log: TrainLog) -> None:
         state, config, data = self.state, self.config, self.data.train
@@ -248,11 +255,16 @@ class _Run:
             log.scalars(self.state.step, {name.replace("_", "/", 1): value for name, value in found.items()})
             self.summary |= found
 
+    def _is_measured(self) -> bool:
+        """Tell whether success is to be measured at this step."""
+        every = self.config.rollout.every_steps
+        return every > 0 and _is_due(self.state.step, every, self.config.steps)
+
     def _evaluate(self, log: TrainLog) -> bool:
         """Measure success where it is due, and tell whether it is the best so far."""
-        step, config = self.state.step, self.config.rollout
-        if not config.every_steps or not _is_due(step, config.every_steps, self.config.steps):
+        if not self._is_measured():
             return False
+        step, config = self.state.step, self.config.rollout
         found = measure_success(self.state.average, config, self.workers)
         is_best = self.best.is_reached(found["k"])
         self.summary["rollout"] = {"step": step, **found}

@@ -14,7 +14,7 @@ from armature.config import to_plain
 from armature.errors import ConfigError, unknown
 from armature.spec import RobotSpec, require_compatible
 from policies.checkpoint import DOCUMENT, read_document
-from policies.chunk_policy import ChunkPolicy
+from policies.chunk_policy import ChunkPolicy, require_committed_family
 from policies.train_config import RolloutConfig
 from policies.train_workers import Workers
 
@@ -27,6 +27,17 @@ def require_task(config: RolloutConfig, spec: RobotSpec) -> None:
     world = world_for(spec, config.task, config.horizon_steps)
     horizon_steps(world)
     require_compatible(spec, robot_spec(world), f"the policy, on rollout.task '{config.task}'")
+
+
+def require_able(config: RolloutConfig, family: str, goal_steps: int) -> None:
+    """Raise ConfigError before any training step where such a policy could not be evaluated in episodes."""
+    if goal_steps:
+        raise ConfigError(
+            f"policy.goal_steps is {goal_steps}, rollout.every_steps {config.every_steps}: no episode gives a goal. "
+            "Leave out the goals or the rollouts"
+        )
+    if config.scheduler.mode == "real_time_chunking":
+        require_committed_family(family)
 
 
 def require_prompt(config: RolloutConfig, prompts: Sequence[str]) -> None:

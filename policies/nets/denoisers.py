@@ -26,25 +26,25 @@ class UnetConfig:
     groups: int = 8
     step_dim: int = 128
 
-    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
-        """Make the network; raise ConfigError on sizes that do not go together."""
-        self._check(chunk_steps)
-        condition = context.features * context.obs_steps
-        return ConditionalUnet1d(action_dim, condition, self.dims, self.kernel, self.groups, self.step_dim)
-
-    def _check(self, chunk_steps: int) -> None:
-        levels = len(self.dims)
-        if levels == 0:
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        if not self.dims:
             raise ConfigError("unet.dims is empty: name the channels of at least one level")
-        multiple = 2 ** (levels - 1)
-        if chunk_steps % multiple:
-            raise ConfigError(f"chunk_steps {chunk_steps}: a U-Net of {levels} levels needs a multiple of {multiple}")
+        _require_positive("unet", self, "kernel", "groups")
         if self.kernel % 2 == 0:
             raise ConfigError(f"unet.kernel {self.kernel}: must be odd")
         for width in self.dims:
-            if width % self.groups:
-                raise ConfigError(f"unet.dims {width}: must be a multiple of unet.groups {self.groups}")
+            if width < 1 or width % self.groups:
+                raise ConfigError(f"unet.dims {width}: must be a multiple of unet.groups {self.groups}, above 0")
         _check_step_dim("unet", self.step_dim)
+
+    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
+        """Make the network; raise ConfigError on sizes that do not go together."""
+        levels, multiple = len(self.dims), 2 ** (len(self.dims) - 1)
+        if chunk_steps % multiple:
+            raise ConfigError(f"chunk_steps {chunk_steps}: a U-Net of {levels} levels needs a multiple of {multiple}")
+        condition = context.features * context.obs_steps
+        return ConditionalUnet1d(action_dim, condition, self.dims, self.kernel, self.groups, self.step_dim)
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,18 @@ class TransformerConfig:
     heads: int = 4
     dropout: float = 0.1
 
-    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
-        """Make the network; raise ConfigError on sizes that do not go together."""
-        for name in ("layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"transformer.{name} is {getattr(self, name)}, must be at least 1")
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        _require_positive("transformer", self, "layers", "heads")
         if self.width < 4 or self.width % (2 * self.heads):
             raise ConfigError(
                 f"transformer.width {self.width}: must be a multiple of twice the {self.heads} heads, and at least 4"
             )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"transformer.dropout is {self.dropout}, must be in [0, 1)")
+
+    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
+        """Make the network."""
         sizes = (chunk_steps, context.obs_steps, self.width, self.layers, self.heads, self.dropout)
         return ConditionalTransformer(action_dim, context.features, *sizes)
 
@@ -78,13 +81,15 @@ class DitConfig:
     heads: int = 12
     step_dim: int = 256
 
-    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
-        """Make the network; raise ConfigError on sizes that do not go together."""
-        if self.layers < 1:
-            raise ConfigError(f"dit.layers is {self.layers}, must be at least 1")
-        if self.heads < 1 or self.width % self.heads:
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        _require_positive("dit", self, "width", "layers", "heads")
+        if self.width % self.heads:
             raise ConfigError(f"dit.width {self.width}: must be a multiple of the {self.heads} heads")
         _check_step_dim("dit", self.step_dim)
+
+    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
+        """Make the network."""
         condition = context.features * context.obs_steps
         return ConditionalDit(action_dim, condition, chunk_steps, self.width, self.layers, self.heads, self.step_dim)
 
@@ -97,14 +102,21 @@ class MlpConfig:
     blocks: int = 3
     step_dim: int = 64
 
-    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
-        """Make the network; raise ConfigError on sizes that do not go together."""
-        for name in ("width", "blocks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"mlp.{name} is {getattr(self, name)}, must be at least 1")
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        _require_positive("mlp", self, "width", "blocks")
         _check_step_dim("mlp", self.step_dim)
+
+    def build(self, action_dim: int, chunk_steps: int, context: ContextSpec) -> nn.Module:
+        """Make the network."""
         condition = context.features * context.obs_steps
         return ConditionalMlp(action_dim, condition, chunk_steps, self.width, self.blocks, self.step_dim)
+
+
+def _require_positive(network: str, config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{network}.{name} is {getattr(config, name)}, must be at least 1")
 
 
 def _check_step_dim(network: str, step_dim: int) -> None:

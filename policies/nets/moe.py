@@ -65,13 +65,15 @@ class Mixture(nn.Module):
         if len(routing.experts) == 1 and not self.training:
             chosen = zip(routing.weights[0], routing.experts[0].tolist(), strict=True)
             return torch.stack([weight * self.experts[number](x) for weight, number in chosen]).sum(dim=0)
+        numbers, shares = (part.expand(len(x), -1) for part in (routing.experts, routing.weights))
         mixed = torch.zeros_like(x)
         for number, expert in enumerate(self.experts):
-            rows, place = torch.where(routing.experts == number)
+            rows, place = torch.where(numbers == number)
             # In training also without rows: a gradient of zeros and none are not the same to an optimiser.
             if len(rows) or self.training:
-                weights = routing.weights[rows, place][:, None, None]
-                mixed = mixed.index_add(0, rows, weights * expert(x[rows]))
+                weighted = shares[rows, place][:, None, None] * expert(x[rows])
+                # Under autocast an expert answers in bf16 what it was asked in float32.
+                mixed = mixed.index_add(0, rows, weighted.to(mixed.dtype))
         return mixed
 
 

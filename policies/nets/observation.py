@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from armature.errors import ConfigError
+from armature.errors import ConfigError, unknown
 from armature.normalizer import Normalizer
 from armature.spec import ObservationSpec
 from policies.context import GOAL, Context, ContextSpec
@@ -49,6 +49,17 @@ class VisionConfig:
     film: bool = False
     """ResNets: the prompt scales and shifts the channels after each stage."""
     pretrained: PretrainedVision = field(default_factory=PretrainedVision)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        if self.network not in _POOLINGS:
+            raise ConfigError(unknown("vision.network", self.network, _POOLINGS))
+        for name in ("channels", "strides"):
+            if not all(value >= 1 for value in getattr(self, name)) or not getattr(self, name):
+                raise ConfigError(f"vision.{name} is {getattr(self, name)}, must name numbers of at least 1")
+        for name, least in (("features", 1), ("key_points", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"vision.{name} is {getattr(self, name)}, must be at least {least}")
 
 
 class ObservationEncoder(nn.Module):

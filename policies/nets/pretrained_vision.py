@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from armature.errors import ConfigError
+from armature.errors import ConfigError, unknown
 from policies.nets.frozen import Frozen, freeze_unused
 from policies.nets.pretrained import IMAGES, PretrainedFolder, load_network, open_folder
 
 TowerPooling = Literal["tokens", "average", "pooled"]
+Fit = Literal["letterbox", "stretch"]
 
 _CLASSES = {
     "clip": "CLIPVisionModel",
@@ -41,7 +42,7 @@ class PretrainedVision:
     """Frozen weights are neither learned nor stored in checkpoints: loading one needs, and verifies, the folder."""
     layer: int = -1
     """Which layer's tokens: -1 the tower's output, -2 those before its last block (and without its last norm), ..."""
-    fit: Literal["letterbox", "stretch"] = "letterbox"
+    fit: Fit = "letterbox"
     """How an image becomes square: between bars of the mean colour, or stretched."""
     image_size_px: int = 0
     """Side of the square; 0: what the tower was trained on."""
@@ -49,6 +50,11 @@ class PretrainedVision:
     """Keep the class token and the registers, which come before the patches."""
     fingerprints: tuple[str, ...] = ()
     """What the folders must be, in their order; training fills it in, none given accepts any."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        if self.fit not in (valid := get_args(Fit)):
+            raise ConfigError(unknown("vision.pretrained.fit", self.fit, valid))
 
 
 def pin(config: PretrainedVision) -> PretrainedVision:

@@ -51,6 +51,20 @@ def test_batches_are_mapped_row_by_row(frame):
     np.testing.assert_allclose(frame.decode(frame.encode(actions, measured), measured), actions, atol=1e-6)
 
 
+def test_an_element_whose_range_is_one_place_is_always_there(frame):
+    low, high = frame.low, frame.high
+    limits = replace(panda_limits(), position_low=(-1.0, -1.0, 0.08), position_high=tuple(high),
+                     velocity_max=(2.0, 4.0, np.inf), acceleration_max=(9.0, 9.0, np.inf))  # fmt: skip
+    joints = ArraySpec(JOINT_POSITION, (2,), "float32", "rad", "", tuple(low[:2]), tuple(high[:2]), ("a", "b"))
+    gripper = ArraySpec(GRIPPER_OPENING, (1,), "float32", "m", "", (0.08,), (0.08,), ("g",))
+    fixed = ActionFrame(ActionSpec("joint_position", (joints, gripper), 10.0), limits)
+    measured = np.array([[0.5, -0.5, 0.08]])
+    found = fixed.encode(np.array([[0.7, -0.5, 0.08]]), measured)
+    np.testing.assert_allclose(found, [[0.5, 0.0, 0.0]], atol=1e-6)
+    np.testing.assert_allclose(fixed.decode(found, measured), [[0.7, -0.5, 0.08]], atol=1e-6)
+    assert fixed.residual_max[2] == 0 < fixed.residual_max[:2].min()
+
+
 def test_displacements_of_the_tool_are_small_numbers_already():
     spec = robot_spec(SimConfig("lift", cameras=False, action="tcp_delta")).action
     frame = ActionFrame(spec, limits_for(spec))

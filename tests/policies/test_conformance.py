@@ -20,6 +20,7 @@ from policies.nets.observation import VisionConfig
 from policies.presets.catalog import PRESETS
 from policies.registry import METHODS, method_class
 from policies.train import train
+from policies.train_workers import Workers
 from policies.training_state import OptimizerConfig, TrainingState
 
 VECTORS = (JOINT_POSITION, GRIPPER_OPENING)
@@ -43,10 +44,11 @@ def test_keeps_the_policy_protocol(new_policy, family, variant):
 
 
 @every_family
-def test_names_the_fields_of_its_sampling(family):
+def test_names_the_fields_of_its_sampling_and_of_its_loss(family):
     made = method_class(family)
-    for name in made.sampling_fields:
+    for name in (*made.sampling_fields, *made.loss_fields):
         attrgetter(name)(made.Config())
+    assert not set(made.sampling_fields) & set(made.loss_fields)
 
 
 @every_family
@@ -126,6 +128,17 @@ def test_training_two_steps_and_resuming_equals_four(dataset, tmp_path, family):
     train(replace(parts, resume=True))
     weights = [(run.out / "checkpoint" / "weights.safetensors").read_bytes() for run in (through, parts)]
     assert weights[0] == weights[1]
+
+
+@every_family
+@pytest.mark.parametrize("count", [1, 4])
+# MoDE norms queries of bf16 with weights of float32, which torch computes all the same, not as fast.
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_trains_in_bf16(new_policy, batch_of, family, count):
+    policy = new_policy(family)
+    state = TrainingState(policy, OptimizerConfig(learning_rate=1e-3), Workers(precision="bf16"))
+    assert math.isfinite(state.update(batch_of(policy, count), seed=0, steps=10))
+    assert {weight.dtype for weight in policy.parameters()} == {torch.float32}
 
 
 @every_family
@@ -251,10 +264,29 @@ BAD_CONFIGS = {
     "obs_steps is 0": {"obs_steps": 0},
     "chunk_steps is 0": {"chunk_steps": 0},
     "vector_noise is -1": {"vector_noise": -1.0},
+    "vector_noise is nan": {"vector_noise": math.nan},
+    "vector_noise is inf": {"vector_noise": math.inf},
+    f"observations names {JOINT_POSITION} more than once": {"observations": (*VECTORS, JOINT_POSITION)},
     "crop_margin_px 12": {"vision": VisionConfig(crop_margin_px=12)},
     "3 channels, but 1 strides": {"vision": VisionConfig(channels=(4, 4, 4), strides=(2,))},
     "relative_actions needs": {"relative_actions": True, "observations": (CAMERA_SCENE,)},
 }
+
+
+BAD_VISION = {
+    r"vision.channels is \(\)": {"channels": (), "strides": ()},
+    r"vision.channels is \(4, 0\)": {"channels": (4, 0), "strides": (2, 2)},
+    r"vision.strides is \(2, 0\)": {"channels": (4, 4), "strides": (2, 0)},
+    "vision.features is 0": {"features": 0},
+    "vision.key_points is -3": {"key_points": -3},
+    "unknown vision.network 'resnet8'": {"network": "resnet8"},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), BAD_VISION.items(), ids=BAD_VISION.keys())
+def test_impossible_image_networks_are_refused(message, changes):
+    with pytest.raises(ConfigError, match=message):
+        VisionConfig(**changes)
 
 
 @pytest.mark.parametrize(("message", "changes"), BAD_CONFIGS.items(), ids=BAD_CONFIGS.keys())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -207,16 +208,10 @@ BAD_CONFIGS = {
     "sampling_steps 60: would cover 60 of the 100 diffusion steps; 50 or 100": ({"sampling_steps": 60}, {}),
     "sampling_steps 40: would cover 80 of the 100 diffusion steps; 33 or 50": ({"sampling_steps": 40}, {}),
     "noise_draws is 0": ({"noise_draws": 0}, {}),
-    "unet.dims is empty": ({"unet": UnetConfig(dims=())}, {}),
-    "kernel 4": ({"unet": UnetConfig(dims=(8, 8), kernel=4)}, {}),
-    "unet.groups 8": ({"unet": UnetConfig(dims=(8, 12))}, {}),
-    "unet.step_dim 2": ({"unet": UnetConfig(dims=(8, 8), step_dim=2)}, {}),
-    "transformer.width": ({"denoiser": "transformer", "transformer": TransformerConfig(width=18, heads=4)}, {}),
-    "dit.width 18: must be a multiple of the 4 heads": ({"denoiser": "dit", "dit": DitConfig(width=18, heads=4)}, {}),
-    "mlp.blocks is 0": ({"denoiser": "mlp", "mlp": MlpConfig(blocks=0)}, {}),
-    "mlp.step_dim 3": ({"denoiser": "mlp", "mlp": MlpConfig(step_dim=3)}, {}),
-    "dit.layers is 0": ({"denoiser": "dit", "dit": DitConfig(layers=0)}, {}),
-    "dit.step_dim 7": ({"denoiser": "dit", "dit": DitConfig(step_dim=7)}, {}),
+    "unknown denoiser 'vit'.* Valid: dit, mlp, transformer, unet": ({"denoiser": "vit"}, {}),
+    "unknown prediction 'noise'": ({"prediction": "noise"}, {}),
+    "unknown sampler 'dimm'. Did you mean 'ddim'": ({"sampler": "dimm"}, {}),
+    "unknown spacing 'even'": ({"spacing": "even"}, {}),
 }
 
 
@@ -225,6 +220,34 @@ def test_wrong_configs_are_refused(new_policy, message, changes):
     method, policy = changes
     with pytest.raises(ConfigError, match=message):
         new_policy(method=method, **policy)
+
+
+BAD_NETWORKS = {
+    "unet.dims is empty": (UnetConfig, {"dims": ()}),
+    "unet.dims 0: must be a multiple of unet.groups 8, above 0": (UnetConfig, {"dims": (8, 0)}),
+    "unet.dims 12: must be a multiple of unet.groups 8": (UnetConfig, {"dims": (8, 12)}),
+    "unet.groups is 0, must be at least 1": (UnetConfig, {"groups": 0}),
+    "unet.kernel is -1, must be at least 1": (UnetConfig, {"kernel": -1}),
+    "unet.kernel 4: must be odd": (UnetConfig, {"kernel": 4}),
+    "unet.step_dim 2": (UnetConfig, {"step_dim": 2}),
+    "transformer.layers is 0": (TransformerConfig, {"layers": 0}),
+    "transformer.width 18": (TransformerConfig, {"width": 18, "heads": 4}),
+    "transformer.dropout is 1.5": (TransformerConfig, {"dropout": 1.5}),
+    "transformer.dropout is nan": (TransformerConfig, {"dropout": math.nan}),
+    "dit.width is 0": (DitConfig, {"width": 0}),
+    "dit.width 18: must be a multiple of the 4 heads": (DitConfig, {"width": 18, "heads": 4}),
+    "dit.layers is 0": (DitConfig, {"layers": 0}),
+    "dit.step_dim 7": (DitConfig, {"step_dim": 7}),
+    "mlp.blocks is 0": (MlpConfig, {"blocks": 0}),
+    "mlp.step_dim 3": (MlpConfig, {"step_dim": 3}),
+}
+
+
+@pytest.mark.parametrize(("message", "sizes"), BAD_NETWORKS.items(), ids=BAD_NETWORKS.keys())
+def test_impossible_sizes_of_a_network_are_refused(message, sizes):
+    network, changes = sizes
+    with pytest.raises(ConfigError, match=message):
+        network(**changes)
 
 
 def _method(config: DiffusionConfig, predict) -> Diffusion:

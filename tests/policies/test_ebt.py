@@ -330,6 +330,8 @@ BAD_CONFIGS = {
     "energy_clamp is 100": {"energy_clamp": 100.0},
     "step_size_spread is 0.5": {"step_size_spread": 0.5},
     "noise_min 0.3 lies above noise_max 0.2": {"noise_min": 0.3},
+    "noise_max is nan": {"noise_max": float("nan")},
+    "noise_max is inf": {"noise_max": float("inf")},
     "data_starts is 1.5": {"data_starts": 1.5},
     "candidates is 0": {"candidates": 0},
     "min_gradient is -1": {"min_gradient": -1.0},

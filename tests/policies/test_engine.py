@@ -339,6 +339,11 @@ def test_the_verb_says_where_the_engine_lies(new_policy, tmp_path, capsys):
     assert f"engine: {path / ENGINE}" in capsys.readouterr().err
 
 
+def test_a_number_of_threads_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="threads is 0, must be at least 1"):
+        main([str(tmp_path), "--threads", "0"])
+
+
 @needs_cuda
 @pytest.mark.parametrize("engine", ["compiled", "cuda_graph"])
 @every_family

@@ -33,7 +33,7 @@ def committed(actions, start_ms: int = 0, period_ms: int = 50, delay_ms: int = 0
 
 
 def aligned(given: CommittedActions, start_ms: int = 0, steps: int = 4, period_ms: int = 50):
-    found = align(given, start_ms * MS, period_ms * MS, steps)
+    found = align(given, start_ms * MS, period_ms * MS, (steps, 1))
     return found.actions[:, 0].tolist(), found.weights.tolist()
 
 
@@ -87,15 +87,16 @@ def test_every_step_that_begins_before_the_chunk_arrives_is_frozen(delay_ms, fro
     ("wrong", "message"),
     [
         (committed([0, float("nan")]), "must be finite"),
-        (CommittedActions(0, 50, np.zeros(3), 0), r"\(3,\): must be finite, \(n, D\)"),
-        (committed(np.zeros((0, 2))), r"\(0, 2\)"),
+        (CommittedActions(0, 50, np.zeros(3), 0), r"\(3,\): must be finite, \(n, 1\)"),
+        (committed(np.zeros((0, 1))), r"\(0, 1\)"),
+        (committed(np.zeros((3, 2))), r"\(3, 2\): must be finite, \(n, 1\)"),
         (CommittedActions(0, 0, np.zeros((2, 1)), 0), "period 0 ns"),
         (CommittedActions(0, 50, np.zeros((2, 1)), -1), "delay -1 ns"),
     ],
 )
 def test_malformed_committed_actions_are_refused(wrong, message):
     with pytest.raises(InvalidValue, match=message):
-        align(wrong, 0, 50, 4)
+        align(wrong, 0, 50, (4, 1))
 
 
 def pull(signal: float, noise: float, weight: float, denoise=lambda x: 0.5 * x) -> torch.Tensor:

@@ -204,6 +204,7 @@ BAD_CONFIGS = {
     "last_time is 0.999, must be between 0 and 0.999": {"last_time": 0.999},
     "last_time is 0.0": {"last_time": 0.0},
     "kv_heads 3": {"kv_heads": 3},
+    "unknown time_distribution 'normal'.* Valid: logit_normal, uniform": {"time_distribution": "normal"},
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.spec import (
     CAMERA_SCENE,
+    CAMERA_WRIST,
     GRIPPER_OPENING,
     JOINT_POSITION,
     ActionSpec,
@@ -22,7 +23,11 @@ from armature.spec import (
 )
 from data_collection.store import create_dataset
 from policies.checkpoint import load_policy, read_document, save_checkpoint
+from policies.chunk_policy import ChunkPolicy
+from policies.init_from import initialised
+from policies.language import TextConfig
 from policies.nets.observation import VisionConfig
+from policies.nets.pretrained_vision import PretrainedVision
 from policies.policy_config import PolicyConfig
 from policies.presets.catalog import PRESETS
 from policies.train import train
@@ -194,6 +199,57 @@ def test_another_robot_needs_to_be_told(trunk, both_cameras, tmp_path):
 def test_an_absent_checkpoint_is_refused(dataset, tmp_path):
     with pytest.raises(CheckpointError, match="there is no such folder"):
         train(hrdt(dataset, tmp_path / "run", init_from=tmp_path / "nothing"))
+
+
+def begun(path: Path, policy: ChunkPolicy, **changes) -> ChunkPolicy:
+    return initialised(policy, hrdt(path, path / "run", init_from=path, **changes))
+
+
+def test_what_only_the_loss_or_the_sampler_depends_on_may_differ(new_policy, tmp_path):
+    trunk = new_policy("mode", method={"balance_weight": 0.01, "noise_draws": 4})
+    path = save_checkpoint(tmp_path / "checkpoint", trunk, {})
+    tuned = {"balance_weight": 0.0, "noise_draws": 1, "expert_dropout": 0.1, "sampling_steps": 3}
+    found = begun(path, new_policy("mode", seed=1, method=tuned)).state_dict()
+    assert all(torch.equal(weight, found[name]) for name, weight in trunk.state_dict().items())
+    with pytest.raises(ConfigError, match=r"method\.causal: has False, this training True$"):
+        begun(path, new_policy("mode", method={**tuned, "causal": True}))
+
+
+@pytest.mark.parametrize("new_embodiment", [False, True])
+def test_cameras_that_nobody_has_are_not_compared(new_policy, tmp_path, new_embodiment):
+    blind = {"observations": (JOINT_POSITION, GRIPPER_OPENING)}
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("hrdt", **blind), {})
+    begun(path, new_policy("hrdt", vision=VisionConfig(features=3), **blind), new_embodiment=new_embodiment)
+
+
+@pytest.mark.parametrize("new_embodiment", [False, True])
+def test_the_text_tower_has_to_be_the_same_wherever_it_lies(new_policy, pretrained_folder, tmp_path, new_embodiment):
+    folder = pretrained_folder("clip")
+    path = save_checkpoint(tmp_path / "checkpoint", new_policy("hrdt", text=TextConfig(str(folder), 8)), {})
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    begun(path, new_policy("hrdt", text=TextConfig(str(moved), 8)), new_embodiment=new_embodiment)
+    other = new_policy("hrdt", text=TextConfig(str(pretrained_folder("clip_text")), 8))
+    with pytest.raises(ConfigError, match=r"policy\.text\.fingerprint: has"):
+        begun(path, other, new_embodiment=new_embodiment)
+    with pytest.raises(ConfigError, match=r"policy\.text\.max_tokens: has 8, this training 9"):
+        begun(path, new_policy("hrdt", text=TextConfig(str(moved), 9)), new_embodiment=new_embodiment)
+
+
+@pytest.mark.parametrize("cameras", [(CAMERA_SCENE, CAMERA_WRIST), (CAMERA_SCENE,)], ids=["same", "other"])
+def test_a_pretrained_tower_has_to_be_the_same_wherever_it_lies(new_policy, pretrained_folder, tmp_path, cameras):
+    def policy(folder, *cameras, pooling="average"):
+        vision = VisionConfig(network="pretrained", pooling=pooling, pretrained=PretrainedVision((str(folder),)))
+        observations = (*cameras, JOINT_POSITION, GRIPPER_OPENING)
+        return new_policy("hrdt", vision=replace(vision, crop_margin_px=4), observations=observations)
+
+    folder = pretrained_folder("dinov2")
+    path = save_checkpoint(tmp_path / "checkpoint", policy(folder, CAMERA_SCENE, CAMERA_WRIST), {})
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    begun(path, policy(moved, *cameras), new_embodiment=True)
+    with pytest.raises(ConfigError, match=r"policy\.vision\.pretrained\.fingerprints: has"):
+        begun(path, policy(pretrained_folder("registers"), *cameras), new_embodiment=True)
+    with pytest.raises(ConfigError, match=r"policy\.vision\.pooling: has average, this training pooled"):
+        begun(path, policy(moved, *cameras, pooling="pooled"), new_embodiment=True)
 
 
 METHOD_CHANGES = {

@@ -10,6 +10,7 @@ import torch
 
 from armature.cli import main as armature
 from armature.errors import CheckpointError, ConfigError, DatasetError, InvalidValue
+from armature.spec import JOINT_POSITION
 from armature.testing import check_policy, random_observation
 from policies import language
 from policies.checkpoint import load_policy, read_document, save_checkpoint
@@ -187,6 +188,11 @@ def test_what_is_done_depends_on_the_prompt(new_policy, batch_of, text, family):
 def test_a_family_that_would_not_see_the_prompt_is_refused(new_policy, text):
     with pytest.raises(ConfigError, match=r"the family diffusion takes no prompt\. Valid: .*hrdt.*vision\.film"):
         new_policy("diffusion", text=text("t5"))
+
+
+def test_film_without_a_camera_shows_nobody_the_prompt(new_policy, text):
+    with pytest.raises(ConfigError, match=r"the family score takes no prompt\..*vision\.film and a camera"):
+        new_policy("score", text=text("clip", pooled=True), vision=FILM, observations=(JOINT_POSITION,))
 
 
 def test_film_learns_from_prompts(new_policy, batch_of, text):

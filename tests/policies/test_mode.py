@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,28 @@ def test_in_training_every_expert_of_a_single_sample_has_a_gradient():
     assert mixture.experts[1].out.weight.grad.abs().max() == 0 < mixture.experts[0].out.weight.grad.abs().max()
 
 
+def test_a_routing_of_one_row_holds_for_all_samples_in_training_too():
+    torch.manual_seed(0)
+    mixture, x = Mixture(8, 4, 16), torch.randn(3, 5, 8)
+    routing = routing_of([[3, 1]], [[0.8, 0.2]])
+    trained = mixture.train()(x, routing)
+    torch.testing.assert_close(trained, mixture.eval()(x, routing))
+    mixture.train()(x, routing).sum().backward()
+    assert [expert.out.weight.grad is not None for expert in mixture.experts] == [True] * 4
+
+
+def test_samples_in_training_mode_as_in_evaluation():
+    mode, noise = mode_of(), torch.randn(3, 4, 3, generator=generator())
+    plain = mode.sample(context_of(3), noise).actions
+    torch.testing.assert_close(mode.train().sample(context_of(3), noise).actions, plain)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_chunks_stay_in_the_range_of_the_data(sampler):
+    mode = mode_of(sampling_steps=2, edm=replace(TINY.edm, sampler=sampler))
+    assert mode.sample(context_of(8), torch.randn(8, 4, 3, generator=generator())).actions.abs().max() <= 1
+
+
 def test_a_fused_mixture_equals_the_mixture_and_shares_weights_between_steps():
     torch.manual_seed(0)
     mixture, x = Mixture(8, 4, 16).eval(), torch.randn(3, 5, 8)
@@ -241,6 +264,19 @@ def test_cached_experts_give_the_same_network_at_every_step(edm, count):
     assert (cached - plain).abs().max().item() <= 1e-5
 
 
+def test_steps_of_an_optimiser_of_other_weights_leave_the_cache():
+    mode, other, noise = mode_of(), mode_of(seed=1), torch.randn(2, 4, 3, generator=generator())
+    chunks_of(mode, context_of(2), noise)
+    before = mode.fused
+    adam_step(other)
+    chunks_of(mode, context_of(2), noise)
+    assert mode.fused is before
+    adam_step(mode)
+    plain, cached = chunks_of(mode, context_of(2), noise)
+    assert mode.fused is not before
+    assert (cached - plain).abs().max().item() <= 1e-5
+
+
 def test_the_cache_is_made_once_and_of_no_checkpoint():
     mode, context, noise = mode_of(), context_of(1), torch.randn(1, 4, 3)
     before = list(mode.state_dict())
@@ -336,6 +372,8 @@ BAD_CONFIGS = {
     "sampling_steps is 0": {"sampling_steps": 0},
     "expert_dropout is 1": {"expert_dropout": 1.0},
     "balance_weight is -1": {"balance_weight": -1.0},
+    "balance_weight is nan": {"balance_weight": math.nan},
+    "balance_weight is inf": {"balance_weight": math.inf},
 }
 
 

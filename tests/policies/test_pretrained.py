@@ -115,6 +115,11 @@ def test_letterbox_keeps_the_shape_and_stretching_fills_the_square():
     torch.testing.assert_close(fit_square(images, 8, mean, deviation, "stretch"), torch.full((1, 3, 8, 8), 2.0))
 
 
+def test_an_unknown_fit_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown vision\.pretrained\.fit 'crop'\. Valid: letterbox, stretch"):
+        PretrainedVision(fit="crop")
+
+
 def test_frozen_weights_are_no_parameters_but_move_along_and_are_shared_by_copies(pretrained_folder, images):
     tower = encoder(pretrained_folder("dinov2"))
     assert list(tower.parameters()) == []

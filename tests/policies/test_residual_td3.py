@@ -53,6 +53,15 @@ def test_each_member_of_an_ensemble_is_a_network_of_its_own():
         torch.testing.assert_close(network(x, torch.tensor([member]))[0], y[:, 0])
 
 
+def test_where_nothing_may_be_corrected_nothing_is_and_figures_are_finite():
+    td3, batch = ResidualTd3(SMALL, 3, 2, bound=np.array([1.0, 0.0])), random_batch()
+    batch.action[:, 1] = batch.base[:, 1]
+    assert all(np.isfinite(figure) for figure in td3.update_critics(batch).values())
+    assert torch.isfinite(td3.value(batch.observation, batch.base, batch.action)).all()
+    assert td3.reach[0] > 0
+    assert td3.reach[1] < 1e-30
+
+
 def test_the_target_is_the_reward_and_the_lower_of_two_critics_discounted():
     learner = ResidualTd3(ResidualConfig(hidden=(8,), critics=2, critics_of_target=2), 3, 2)
     constant(learner.target_critics, [0.5, 0.3])

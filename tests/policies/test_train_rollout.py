@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError, SpecMismatch
 from armature.spec import AGENT_POSITION, OBJECT_KEYPOINTS, OBJECT_POSE
 from data_collection.store import create_dataset
@@ -122,6 +123,48 @@ def test_a_task_that_does_not_fit_is_refused_before_any_step(pusht_config, error
     with pytest.raises(error, match=message):
         train(replace(pusht_config, rollout=replace(ROLLOUT, **changes)))
     assert not pusht_config.out.exists()
+
+
+def test_goals_that_no_episode_gives_are_refused_before_any_step(pusht_config):
+    policy, method = replace(pusht_config.policy, goal_steps=1), PRESETS["score_tiny"](Path(), Path()).method
+    with pytest.raises(ConfigError, match=r"policy\.goal_steps is 1, rollout\.every_steps 1"):
+        train(replace(pusht_config, policy=policy, method=method))
+    assert not pusht_config.out.exists()
+
+
+def test_a_scheduler_that_the_family_cannot_follow_is_refused_before_any_step(pusht_config):
+    rollout = replace(ROLLOUT, scheduler=SchedulerConfig("real_time_chunking", 4))
+    with pytest.raises(ConfigError, match=r"family bc cannot go on from committed actions\. Valid: diffusion"):
+        train(replace(pusht_config, method=PRESETS["bc_tiny"](Path(), Path()).method, rollout=rollout))
+    assert not pusht_config.out.exists()
+
+
+@pytest.mark.parametrize("fails_at", [2, 4])
+def test_an_evaluation_that_raises_loses_nothing_and_is_made_up_for(pusht_config, monkeypatch, tmp_path, fails_at):
+    wanted, broken = {1: 1, 2: 3, 3: 2, 4: 3}, [True]
+
+    def measure(policy, config, workers):
+        step = measured.append(1) or len(measured)
+        if broken[0] and step == fails_at:
+            raise RuntimeError("the simulator is gone")
+        return {"k": wanted[step], "n": 4, "rate": wanted[step] / 4, "low": 0.0, "high": 1.0}
+
+    measured, config = [], replace(pusht_config, save_every_steps=2)
+    monkeypatch.setattr("policies.train.measure_success", measure)
+    with pytest.raises(RuntimeError, match="the simulator is gone"):
+        train(config)
+    assert training_of(config.out / "checkpoint")["steps"] == fails_at
+    broken[0], measured[:] = False, [1] * (fails_at - 1)
+    train(replace(config, resume=True))
+    assert len(measured) == 4
+    measured.clear()
+    through = replace(config, out=tmp_path / "through")
+    train(through)
+    for folder in ("best", "checkpoint"):
+        runs = [training_of(run.out / folder) for run in (config, through)]
+        assert runs[0]["rollout"] == runs[1]["rollout"]
+        files = [run.out / folder / "weights.safetensors" for run in (config, through)]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("name", ["every_steps", "episodes", "seed"])
