@@ -97,12 +97,15 @@ def drop_main(argv: list[str]) -> int:
     """Run `armature data drop`."""
     config = _parse(DropConfig, argv, "drop")
     dataset = open_dataset(config.dataset)
-    for index in config.episodes:
+    episodes = tuple(dict.fromkeys(config.episodes))
+    if not episodes:
+        raise ConfigError(f"{config.dataset}: name the episodes to drop, by their numbers")
+    for index in episodes:
         dataset.episode(index)
     with dataset.writer() as writer:
-        for index in config.episodes:
+        for index in episodes:
             writer.drop(index)
-    _say(f"{config.dataset}: {len(config.episodes)} dropped, {len(dataset.episodes)} left")
+    _say(f"{config.dataset}: {len(episodes)} dropped, {len(dataset.episodes)} left")
     return 0
 
 

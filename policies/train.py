@@ -96,7 +96,7 @@ def parse_arguments(argv: list[str]) -> TrainConfig:
 
 def _preset_name(argv: list[str]) -> str:
     name = "lift_pixels"
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    for argument, following in zip(argv, [*argv[1:], ""], strict=False):
         if argument == "--preset":
             name = following
         elif argument.startswith("--preset="):
@@ -116,6 +116,8 @@ def _check(config: TrainConfig) -> None:
         _require_compilable(config)
     if config.cache is not None and config.windows != "mapped":
         raise ConfigError(f"cache is {config.cache}, but windows is '{config.windows}'; add --windows mapped")
+    if config.out.exists() and not config.out.is_dir():
+        raise ConfigError(f"{config.out} is a file: choose another --out")
     has_state = (config.out / "training_state").exists()
     if has_state and not config.resume:
         raise ConfigError(f"{config.out}: holds a training already; continue it with --resume or choose another --out")

@@ -23,7 +23,9 @@ LOG_EVERY_STEPS = 100
 
 
 def require_new(out: Path) -> None:
-    """Raise ConfigError where there is something in the folder."""
+    """Raise ConfigError where there is something in the folder, or it is none."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: choose another --out")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: choose another --out, or remove it")
 

@@ -80,7 +80,7 @@ class _Tape:
         episode = writer.begin(metadata)
         for name, values in {**self.columns, REWARD: rewards}.items():
             episode.append(name, stamps_ns, stamps_ns, np.stack(values))
-        episode.end({"success": result.success})
+        episode.end({"success": result.success, "outcome": "success" if result.success else "failure"})
 
 
 def main(argv: list[str]) -> int:

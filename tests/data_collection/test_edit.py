@@ -71,7 +71,15 @@ def test_an_unknown_episode_is_named_before_anything_is_changed(
     assert run("drop", dataset.path, 0, 7) == 2
     assert capsys.readouterr().err == f"armature: {dataset.path}: there is no episode 7. Valid: 0, 1, 2\n"
     assert run("relabel", dataset.path, 8, "failure") == 2
+    assert run("drop", dataset.path) == 2
+    assert capsys.readouterr().err.endswith(f"armature: {dataset.path}: name the episodes to drop, by their numbers\n")
     assert len(dataset.episodes) == 3
+
+
+def test_an_episode_that_is_named_twice_is_dropped_once(dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("drop", dataset.path, 1, 1) == 0
+    assert "1 dropped, 2 left" in "".join(capsys.readouterr())
+    assert [episode.index for episode in dataset.episodes] == [0, 2]
 
 
 def test_merge_copies_every_byte_of_every_complete_episode(tmp_path: Path, robot: RobotSpec, dataset: Dataset) -> None:

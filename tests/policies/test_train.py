@@ -288,6 +288,18 @@ def test_command_line_overrides_the_preset(tmp_path):
     assert config == replace(default, steps=7, method=expected)
 
 
+def test_no_arguments_at_all_end_with_exit_code_2():
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments([])
+    assert ended.value.code == 2
+
+
+def test_a_file_is_no_folder_to_train_in(train_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is a file: choose another --out"):
+        train(replace(train_config, out=tmp_path / "file"))
+
+
 @pytest.mark.parametrize("arguments", [["--stepz", "3"], ["--method.denoiser", "unett"], ["--steps", "many"], []])
 def test_wrong_arguments_end_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

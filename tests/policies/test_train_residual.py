@@ -169,6 +169,8 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_step(config, monkeypatch)
 def test_a_folder_with_something_in_it_is_refused_before_any_step(config):
     config.out.mkdir()
     (config.out / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"notes.txt is a file: choose another --out"):
+        train_residual(replace(config, out=config.out / "notes.txt"))
     with pytest.raises(ConfigError, match="is not empty: choose another --out"):
         train_residual(config)
 

@@ -156,6 +156,9 @@ def test_peak_memory_includes_child_processes() -> None:
     ("arguments", "words"),
     [
         (["--episodes", "0"], "--episodes is 0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--from-scratch", "--demos", "0"], "--demos is 0"),
+        (["--demos", "3"], "--demos only means something with --from-scratch"),
         (["--task", "lft"], "Did you mean 'lift'"),
         (["--checkpoint", "no/such"], "no/such"),
         (["--state"], "--state only means something with --from-scratch"),

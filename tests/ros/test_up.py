@@ -95,6 +95,32 @@ def test_ctrl_c_ends_every_node(environment: dict[str, str]) -> None:
         wait_until_gone(nodes)
 
 
+def test_a_second_ctrl_c_kills_nobody_who_is_about_to_end(environment: dict[str, str], tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    with up("--no-lockstep", "--dataset", str(dataset), "--episodes", "50") as graph:
+        graph.read_until("[recorder_node] INFO:")
+        while not (dataset / "episodes" / "000000").exists():
+            assert graph.process.poll() is None, graph.wait()
+            time.sleep(0.05)
+        for _ in range(2):
+            graph.process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert graph.wait() == 0
+        assert "is kept as incomplete: the recorder was stopped" in graph.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--episodes", "-1"], "--episodes is -1, must be 0 or more"),
+        (["--seed", "-3"], "--seed is -3, must be 0 or more"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(arguments: list[str], words: str) -> None:
+    with up(*arguments) as graph:
+        assert (graph.wait(), words in graph.output) == (2, True), graph.output
+
+
 @contextmanager
 def hearing_hangups() -> Iterator[None]:
     """Have what is started hear that a terminal was closed, also where these tests are run under nohup."""

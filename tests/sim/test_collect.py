@@ -39,6 +39,7 @@ def test_recorded_demonstrations_are_the_rollouts_and_train(tmp_path, capsys):
     assert np.array_equal(episodes[0].read("action/executed")[2], result.commands)
     assert episodes[0].metadata["prompt"] == "lift the cube"
     assert [episode.metadata["success"] for episode in episodes] == [True, True]
+    assert [episode.outcome for episode in episodes] == ["success", "success"]
     assert episodes[0].read("reward")[2].sum() == 1.0
     windows = load_windows(episodes, open_dataset(path).spec.select((JOINT_POSITION,)), 2, 8)
     # Which task it was learned on goes with the checkpoint.

@@ -115,12 +115,13 @@ def run_demo(config: DemoConfig, out: Path, console: Console, command: str) -> d
 
 def _check(config: DemoConfig) -> None:
     """Raise ConfigError naming the argument that makes no sense."""
-    if config.episodes < 1:
-        raise ConfigError(f"--episodes is {config.episodes}, must be at least 1")
+    for name, least in (("episodes", 1), ("seed", 0), ("demos", 1), ("training_steps", 1)):
+        if (value := getattr(config, name)) is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, must be at least {least}")
     if config.from_scratch and config.checkpoint:
         raise ConfigError("--checkpoint and --from-scratch exclude each other: from scratch makes its own checkpoint")
     for name in ("state", "demos", "training_steps"):
-        if getattr(config, name) and not config.from_scratch:
+        if getattr(config, name) not in (None, False) and not config.from_scratch:
             raise ConfigError(f"--{name.replace('_', '-')} only means something with --from-scratch")
     robot_spec(_sim(config))
     if not config.from_scratch and config.checkpoint != EXPERT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from armature_ros.doctor_streams import WantedTopic, check_topic
 from armature_ros.graph import graph_environment
 from armature_ros.graph_config import EXPERT, GraphConfig
 from armature_ros.robot import load_robot_spec
+from sim.evaluation_report import require_writable, write_report
 
 EXIT_FAILED = 1
 
@@ -60,6 +60,8 @@ def main(argv: list[str]) -> int:
     config = tyro.cli(DoctorConfig, args=argv, prog="armature doctor")
     shell = dict(os.environ)
     domain_id = _domain(config.domain_id, shell)
+    if config.json:
+        require_writable(config.json)
     # From here on this process hears what the graph's nodes hear.
     os.environ.update(graph_environment(domain_id))
     console = Console()
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
     print_findings(console, findings)
     if config.json:
         about = {"graph": config.graph, "domain_id": domain_id, "robot": deployment.spec.name}
-        config.json.write_text(json.dumps(to_document(findings, about), indent=1) + "\n")
+        write_report(config.json, to_document(findings, about))
     return EXIT_FAILED if overall(findings) == "fail" else 0
 
 

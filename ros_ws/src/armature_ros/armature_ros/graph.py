@@ -59,6 +59,8 @@ def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
     if name not in GRAPHS:
         raise ConfigError(unknown("graph", name, GRAPHS))
     require_used(name, config)
+    if config.seed < 0:
+        raise ConfigError(f"--seed is {config.seed}, must be 0 or more")
     if config.policy != EXPERT and not Path(config.policy).is_dir():
         raise ConfigError(f"policy '{config.policy}' is no folder. Valid: {EXPERT}, or the folder of a checkpoint")
     if not config.takeover:

@@ -67,6 +67,7 @@ _CORRECTED = {"residual", "reward"}
 OPTIONS: dict[str, set[str]] = {
     "sim": _SIMULATED,
     "collect": {*_SIMULATED, "operator"},
+    "collect --operator keyboard": {*_SIMULATED, "operator"} - {"policy", "device"},
     "robot": _REAL,
     "residual": {*_SIMULATED, *_CORRECTED, "robot"},
     "residual --robot": {*_REAL, *_CORRECTED, "seed"},
@@ -76,9 +77,21 @@ OPTIONS: dict[str, set[str]] = {
 
 def require_used(name: str, config: GraphConfig) -> None:
     """Raise ConfigError naming the options that are set and that the graph does not use, and who does."""
-    plain, used_as = GraphConfig(), f"{name} --robot" if name == "residual" and config.robot else name
+    plain, used_as = GraphConfig(), _variant(name, config)
     given = [field.name for field in fields(config) if getattr(config, field.name) != getattr(plain, field.name)]
     if unused := [option for option in given if option not in OPTIONS[used_as]]:
-        valid = {option: ", ".join(graph for graph, used in OPTIONS.items() if option in used) for option in unused}
-        named = "; ".join(f"--{option.replace('_', '-')}, valid with {graphs}" for option, graphs in valid.items())
+        named = "; ".join(f"--{option.replace('_', '-')}, valid with {', '.join(_users(option))}" for option in unused)
         raise ConfigError(f"graph '{used_as}' does not use {named}")
+
+
+def _users(option: str) -> list[str]:
+    """Name the graphs that use an option; variants only where the plain graph does not."""
+    users = [graph for graph, used in OPTIONS.items() if option in used]
+    return [graph for graph in users if " " not in graph or graph.partition(" ")[0] not in users]
+
+
+def _variant(name: str, config: GraphConfig) -> str:
+    """Name a graph as in OPTIONS."""
+    if name == "residual" and config.robot:
+        return "residual --robot"
+    return "collect --operator keyboard" if name == "collect" and config.operator == "keyboard" else name

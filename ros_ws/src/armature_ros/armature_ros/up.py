@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import IO, Annotated, Literal
@@ -115,10 +115,11 @@ class RunningGraph:
     def stop(self) -> None:
         """End all nodes: ask first, kill after a time-out; return when all are gone."""
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        for process in self._processes.values():
-            _signal(process, signal.SIGTERM)
-        for name, process in self._processes.items():
-            self._end(name, process, deadline_s)
+        with _uninterrupted():
+            for process in self._processes.values():
+                _signal(process, signal.SIGTERM)
+            for name, process in self._processes.items():
+                self._end(name, process, deadline_s)
         for reader in self._readers:
             reader.join(timeout=0.5)
 
@@ -183,6 +184,20 @@ def interrupt_on_hangup() -> None:
     signal.signal(signal.SIGHUP, on_hangup)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM meanwhile: with this process what has not ended yet would be killed, unnamed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _signal(process: subprocess.Popen[str], number: int) -> None:
     if process.poll() is None:
         process.send_signal(number)
@@ -206,6 +221,8 @@ def main(argv: list[str]) -> int:
     # Ctrl-C, SIGTERM and a closed terminal look the same from here on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupt_on_hangup()
+    if config.episodes < 0:
+        raise ConfigError(f"--episodes is {config.episodes}, must be 0 or more")
     environment = graph_environment(config.domain_id)
     code, graph = 0, None
     nodes = make_graph(config.graph, config.config)
