@@ -97,7 +97,8 @@ def main(name: str, measure: Measure, arguments: Arguments | None = None, *, rep
         write_result(arguments.json, unfinished)
         raise
     details |= {"quick": arguments.quick, "cpu_busy_before_percent": busy_percent}
-    Console().print(_table(name, criteria))
+    if criteria:
+        Console().print(_table(name, criteria))
     write_result(arguments.json, {**told, "criteria": [asdict(each) for each in criteria], "details": details})
     if not criteria and not reports_only:
         print("no criterion was asked for by these arguments")
