@@ -132,7 +132,9 @@ class ArmEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         tcp = _placed(self.data.site("gripper0_right_grip_site"))
         return {
             JOINT_POSITION: lambda: self.data.qpos[arm],
-            GRIPPER_OPENING: lambda: np.abs(self.data.qpos[fingers]).sum(keepdims=True).clip(0, GRIPPER_OPENING_MAX_M),
+            GRIPPER_OPENING: lambda: np.minimum(
+                np.abs(self.data.qpos[fingers]).sum(keepdims=True), GRIPPER_OPENING_MAX_M
+            ),
             TCP_POSE: lambda: _pose_in(base, tcp, TCP_REFERENCE),
             OBJECT_POSE: lambda: _pose_in(base, thing, OBJECT_REFERENCE),
         }
@@ -166,7 +168,7 @@ def pose_of(
     """Return (x, y, z, qx, qy, qz, qw); of the two equal quaternions, the one on the side of `reference` (4,), xyzw."""
     wxyz = np.empty(4)
     mujoco.mju_mat2Quat(wxyz, np.ascontiguousarray(rotation).ravel())
-    xyzw = np.roll(wxyz, -1)
+    xyzw = wxyz[[1, 2, 3, 0]]
     return np.concatenate((position, xyzw if xyzw @ reference >= 0 else -xyzw))
 
 
