@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import os
 import re
 import sys
 import tempfile
@@ -38,10 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Above 101 the ports of Fast DDS run into those that Linux gives to clients.
 DOMAINS = range(1, 102)
-# Each test takes the next one: what an earlier test has left in this process knows nothing of the present graph. Those
-# that run at the same time begin far from each other: what a test has left is gone before another one comes there.
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_next_domains = itertools.islice(itertools.cycle(DOMAINS), _WORKER * len(DOMAINS) // 3, None)
+# Each test takes the next one: what an earlier test has left in this process knows nothing of the present graph.
+_next_domains = itertools.cycle(DOMAINS)
 
 
 @contextmanager
