@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from armature.control.chunk_scheduler import SchedulerConfig
 from armature.control.limits import SafetyLimits
 from armature.errors import ArmatureError
+from armature.interrupts import ignored
 from sim.corrected_world import CorrectedWorld, PolicyNeeds
 from sim.tasks import SimConfig
 
@@ -50,7 +50,8 @@ class WorldProcesses:
         for _ in range(min(processes, count)):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, sim, needs, scheduler, limits, cameras), daemon=True)
-            with _interrupts_ignored():
+            # A terminal sends Ctrl-C to the worlds too: they ignore it from their first moment.
+            with ignored(signal.SIGINT):
                 process.start()
             # With their end closed here, reading ours ends when the process does.
             theirs.close()
@@ -112,19 +113,6 @@ class WorldProcesses:
 
     def _link(self, world: int) -> Connection:
         return self._links[world % len(self._links)]
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Let what is started meanwhile ignore Ctrl-C, which a terminal sends to the worlds too, from its first moment."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _serve(

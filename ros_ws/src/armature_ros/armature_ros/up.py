@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import IO, Annotated, Literal
@@ -17,6 +17,7 @@ from typing import IO, Annotated, Literal
 import tyro
 
 from armature.errors import ArmatureError, ConfigError
+from armature.interrupts import ignored
 from armature_ros.graph import NodeSpec, graph_environment, make_graph
 from armature_ros.graph_config import GraphConfig
 from armature_ros.shared_memory import remove_leftovers
@@ -115,7 +116,8 @@ class RunningGraph:
     def stop(self) -> None:
         """End all nodes: ask first, kill after a time-out; return when all are gone."""
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        with _uninterrupted():
+        # With this process what has not ended yet would be killed, unnamed.
+        with ignored(signal.SIGINT, signal.SIGTERM):
             for process in self._processes.values():
                 _signal(process, signal.SIGTERM)
             for name, process in self._processes.items():
@@ -182,20 +184,6 @@ def interrupt_on_hangup() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGHUP, on_hangup)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM meanwhile: with this process what has not ended yet would be killed, unnamed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _signal(process: subprocess.Popen[str], number: int) -> None:
