@@ -11,7 +11,7 @@ import torch
 
 from armature.errors import ConfigError
 from policies.device import compiler
-from policies.nets.ensemble import EnsembleMlp
+from policies.nets.ensemble import WIDE, EnsembleMlp
 from policies.replay import Batch, Layout, NStep, Replay, Step
 from policies.residual_td3 import ResidualConfig, ResidualTd3
 
@@ -38,10 +38,11 @@ def test_learning_begins_exactly_at_the_base():
     assert torch.equal(learner.actor(batch.observation, batch.base), torch.zeros(16, 2))
 
 
-def test_each_member_of_an_ensemble_is_a_network_of_its_own():
+@pytest.mark.parametrize("count", [7, WIDE // 8])
+def test_each_member_of_an_ensemble_is_a_network_of_its_own(count):
     torch.manual_seed(0)
     network = EnsembleMlp(3, 5, (8, 8))
-    x = torch.randn(7, 5)
+    x = torch.randn(count, 5)
     for member in range(3):
         y = x
         for linear, norm in zip(network.hidden, network.norms, strict=True):
@@ -51,6 +52,16 @@ def test_each_member_of_an_ensemble_is_a_network_of_its_own():
         y = y @ network.last.weight[member] + network.last.bias[member]
         torch.testing.assert_close(network(x)[member], y[:, 0])
         torch.testing.assert_close(network(x, torch.tensor([member]))[0], y[:, 0])
+
+
+def test_members_asked_one_by_one_learn_what_they_learn_together(monkeypatch):
+    network, x = EnsembleMlp(3, 5, (8, 8)), torch.randn(7, 5)
+    learned = []
+    for wide in (10**6, 1):
+        monkeypatch.setattr("policies.nets.ensemble.WIDE", wide)
+        learned.append(torch.autograd.grad(network(x).square().sum(), list(network.parameters())))
+    for together, one_by_one in zip(*learned, strict=True):
+        torch.testing.assert_close(one_by_one, together)
 
 
 def test_where_nothing_may_be_corrected_nothing_is_and_figures_are_finite():
