@@ -85,6 +85,17 @@ def read_document(path: Path | str) -> dict[str, Any]:
     return read_checkpoint(path)[0]
 
 
+def require_prompted(path: Path, prompt: str) -> str:
+    """Return the family of a checkpoint; raise ConfigError where it takes no prompt and has one, or lacks one."""
+    document = read_document(path)
+    takes = from_plain(PolicyConfig, document["policy"]).takes_prompt
+    if prompt and not takes:
+        raise ConfigError(f"prompt '{prompt}': {path} takes none")
+    if takes and not prompt:
+        raise ConfigError(f"{path} takes a prompt and has none: say --prompt, what it is to do")
+    return document["family"]
+
+
 def describe(policy: ChunkPolicy) -> dict[str, Any]:
     """Return all that a policy is made of but its weights, as JSON data; inverse of `build_policy`."""
     return {

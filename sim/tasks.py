@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from armature.errors import ConfigError, unknown
@@ -168,3 +169,13 @@ def _gripper() -> ArraySpec:
 
 def _pose(name: str) -> ArraySpec:
     return ArraySpec(name, (7,), "float32", "m", "base", labels=POSE_LABELS)
+
+
+def require_task_of(checkpoint: Path, task: str) -> None:
+    """Raise ConfigError where a checkpoint says that it was trained on another task, whose robot may be the same."""
+    from policies.checkpoint import read_document
+
+    trained = read_document(checkpoint)["provenance"].get("training", {}).get("task", task)
+    # Of a name that is none of the simulated tasks', as in recordings of real robots, nothing follows.
+    if trained != task and trained in TASKS:
+        raise ConfigError(f"task '{task}': {checkpoint} was trained on '{trained}'; say --task {trained}")

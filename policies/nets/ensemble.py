@@ -1,7 +1,7 @@
 """Many small networks as one: each layer is a single batched matrix product over all members.
 
-Ten critics, one after the other, spend most of their time on the overhead of calls, unless they are wide: then, on a CPU,
-one is done with before the next one begins, so that what it computed is still in the cache (`benchmarks/learner_speed.py`).
+Ten critics, one after the other, spend most of their time on the overhead of calls, unless they are wide: then, on a
+CPU, one is done with before the next begins, and finds what it computed in the cache (`benchmarks/learner_speed.py`).
 """
 
 from __future__ import annotations

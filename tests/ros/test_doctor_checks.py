@@ -7,12 +7,14 @@ import json
 import math
 import re
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
 from rclpy.topic_endpoint_info import TopicEndpointInfo
@@ -28,6 +30,7 @@ from armature_ros.conversions import image_to_msg, joint_state_to_msg
 from armature_ros.doctor_deployment import node_config, read_deployment, wanted_topics
 from armature_ros.doctor_findings import Finding, overall, print_findings, to_document
 from armature_ros.doctor_host import Socket
+from armature_ros.doctor_refusals import check_refusals
 from armature_ros.doctor_streams import (
     Arrivals,
     Listener,
@@ -49,6 +52,7 @@ from armature_ros.robot import RobotConfig, load_robot_spec
 from armature_ros.streams import TopicArrays
 from data_collection.store import create_dataset
 from data_collection.writer_lock import WriterLock
+from policies.checkpoint import load_policy, save_checkpoint
 
 RELIABLE = stream_qos(10, reliable=True, latched=False)
 BEST_EFFORT = stream_qos(1, reliable=False, latched=False)
@@ -505,6 +509,52 @@ FINDINGS = [
     Finding("transport", "domain", "warn", "domain [7]", "see below", ("export ROS_DOMAIN_ID=7",)),
     Finding("joint_states", "QoS", "ok", "QoS fits"),
 ]
+
+
+def refused(graph: str, config: GraphConfig) -> dict[str, str]:
+    """Return what the nodes of a graph would refuse, by node."""
+    return {finding.subject: finding.found for finding in check_refusals(read_deployment(graph, config))}
+
+
+def test_what_every_node_takes_is_one_row_that_says_so() -> None:
+    assert refused("sim", GraphConfig(cameras=False)) == {"nodes": "none refuses what it would be given"}
+
+
+def test_a_real_arm_without_its_workspace_is_named_as_its_node_would(tmp_path: Path) -> None:
+    file = tmp_path / "fer.yaml"
+    content = yaml.safe_load((config_folder() / "robots" / "fer.yaml").read_text())
+    for section in content.values():
+        section["ros__parameters"].pop("tcp", None)
+    file.write_text(yaml.safe_dump(content))
+    file.with_suffix(".json").write_text((config_folder() / "robots" / "fer.json").read_text())
+    assert refused("robot", GraphConfig(robot=str(file), cameras=False)) == {
+        "control_node": "tcp: a real arm needs a workspace: tcp.box_low_m, tcp.box_high_m, ... (see robots/fer.yaml)"
+    }
+
+
+def test_a_folder_that_is_no_residual_and_a_camera_that_is_none_are_named(tmp_path: Path) -> None:
+    found = refused("residual", GraphConfig(cameras=False, residual=str(tmp_path)))
+    assert list(found) == ["residual_node"]
+    assert f"{tmp_path / 'residual.json'}" in found["residual_node"]
+    none = GraphConfig(overrides=("camera_scene.source=nowhere.mp4",))
+    assert "source 'nowhere.mp4' is no file" in refused("robot", none)["camera_scene"]
+
+
+def test_what_a_policy_would_not_take_is_named(tmp_path: Path, write_checkpoint: Callable[..., Path]) -> None:
+    spec = read_deployment("sim", GraphConfig(cameras=False)).spec
+    checkpoint = str(write_checkpoint(tmp_path / "policy", spec, ("joint/position",)))
+    told = GraphConfig(cameras=False, policy=checkpoint, prompt="lift the cube")
+    assert refused("sim", told)["policy_node"] == f"prompt 'lift the cube': {checkpoint} takes none"
+    engine = GraphConfig(cameras=False, policy=checkpoint, overrides=("policy_node.engine=fast",))
+    assert "unknown engine 'fast'" in refused("sim", engine)["policy_node"]
+    assert refused("sim", GraphConfig(cameras=False, policy=checkpoint, scheduler="real_time_chunking")) == {
+        "nodes": "none refuses what it would be given"
+    }
+    guided = GraphConfig(cameras=False, overrides=("policy_node.guidance=true",))
+    assert "the scripted expert cannot be guided" in refused("sim", guided)["policy_node"]
+    of_can = save_checkpoint(tmp_path / "can", load_policy(checkpoint), {"training": {"task": "can"}})
+    other = refused("sim", GraphConfig(cameras=False, policy=str(of_can)))
+    assert other["policy_node"] == f"task 'lift': {of_can} was trained on 'can'; say --task can"
 
 
 def test_the_table_has_what_is_wrong_first_and_one_row_for_what_is_well() -> None:

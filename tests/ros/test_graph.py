@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,7 +15,7 @@ import yaml
 from armature.control.limits import check_limits
 from armature.errors import ConfigError
 from armature.spec import RobotSpec
-from armature_ros.graph import GRAPHS, config_folder, make_graph
+from armature_ros.graph import GRAPHS, config_folder, domain_of, graph_environment, make_graph
 from armature_ros.graph_config import OPTIONS, GraphConfig
 from armature_ros.robot import RobotConfig, load_limits
 from sim.tasks import SimConfig, robot_spec
@@ -100,6 +101,32 @@ def test_overrides_come_last_on_the_command_line() -> None:
 def test_mistakes_are_named(name: str, config: GraphConfig, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_graph(name, config)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "while parsing a flow node"),
+        ("- a", "'' holds no mapping ros__parameters"),
+        ("control_node: 3", "'control_node' holds no mapping ros__parameters"),
+        ("control_node: {ros__parameters: [1]}", "'control_node' holds no mapping ros__parameters"),
+    ],
+)
+def test_a_robots_file_that_is_none_is_named_before_any_node_starts(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(file))}: .*{words}"):
+        make_graph("robot", GraphConfig(robot=str(file)))
+
+
+def test_the_domain_is_that_asked_for_else_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert domain_of(7, {"ROS_DOMAIN_ID": "8"}) == 7
+    assert domain_of(None, {"ROS_DOMAIN_ID": "8"}) == 8
+    assert domain_of(None, {"ROS_DOMAIN_ID": ""}) == domain_of(None, {}) == 0
+    for asked, said in ((233, "--domain-id is '233', must be"), (None, "ROS_DOMAIN_ID is 'a', must be")):
+        monkeypatch.setenv("ROS_DOMAIN_ID", "a")
+        with pytest.raises(ConfigError, match=f"{said} a number from 0 to 232"):
+            graph_environment(asked)
 
 
 @pytest.mark.parametrize(

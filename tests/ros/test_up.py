@@ -121,6 +121,13 @@ def test_numbers_that_cannot_be_are_refused(arguments: list[str], words: str) ->
         assert (graph.wait(), words in graph.output) == (2, True), graph.output
 
 
+def test_what_a_node_refuses_ends_the_graph_as_any_bad_input_does(environment: dict[str, str]) -> None:
+    with up("--overrides", "control_node.profile=fast") as graph:
+        assert graph.wait() == 2
+        assert "unknown profile" in graph.output
+        assert "node control_node ended with exit code 2; the graph was stopped" in graph.output
+
+
 @contextmanager
 def hearing_hangups() -> Iterator[None]:
     """Have what is started hear that a terminal was closed, also where these tests are run under nohup."""

@@ -61,7 +61,7 @@ class CameraNode(Node):
         self.config = load_config(self, CameraNodeConfig)
         self._info = load_calibration(self.config)
         self._stopping = threading.Event()
-        self._source = CameraSource(_source_config(self.config), self._now_ns, self._stopping)
+        self._source = CameraSource(source_of(self.config), self._now_ns, self._stopping)
         self._failure: CameraLost | None = None
         self._monitor, self._monitor_lock = StreamMonitor(self.config.rate_hz), threading.Lock()
         qos = published_stream_qos(lockstep=False)
@@ -141,7 +141,7 @@ def _matrix(data: dict[str, Any], name: str) -> NDArray[np.float64] | list[float
     return [float(value) for value in data[name]["data"]]
 
 
-def _source_config(config: CameraNodeConfig) -> SourceConfig:
+def source_of(config: CameraNodeConfig) -> SourceConfig:
     return SourceConfig(**{f.name: getattr(config, f.name) for f in fields(SourceConfig)})
 
 

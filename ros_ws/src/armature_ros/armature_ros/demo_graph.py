@@ -105,7 +105,7 @@ class _Session:
 
     def __enter__(self) -> _Session:
         # A domain of its own unless one is given: another graph on this host must not take part.
-        environment = graph_environment(int(os.environ.get("ROS_DOMAIN_ID", 1 + os.getpid() % 100)))
+        environment = graph_environment(None if os.environ.get("ROS_DOMAIN_ID") else 1 + os.getpid() % 100)
         os.environ.update(environment)
         with self._run.watch.phase("start of the nodes"), self._run.console.status("starting the nodes"):
             self._graph = RunningGraph(make_graph("sim", self._run.config), environment, self._log)

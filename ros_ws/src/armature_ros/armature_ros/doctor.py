@@ -23,9 +23,10 @@ from armature_ros.doctor_graph import (
     check_writers,
     look,
 )
-from armature_ros.doctor_host import DOMAIN_MAX, check_device, check_host, check_shell, read_devices, read_host
+from armature_ros.doctor_host import check_device, check_host, check_shell, read_devices, read_host
+from armature_ros.doctor_refusals import check_refusals
 from armature_ros.doctor_streams import WantedTopic, check_topic
-from armature_ros.graph import graph_environment
+from armature_ros.graph import domain_of, graph_environment
 from armature_ros.graph_config import EXPERT, GraphConfig
 from armature_ros.robot import load_robot_spec
 from sim.evaluation_report import require_writable, write_report
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     """Run `armature doctor`; return 0 when nothing failed, else 1."""
     config = tyro.cli(DoctorConfig, args=argv, prog="armature doctor")
     shell = dict(os.environ)
-    domain_id = _domain(config.domain_id, shell)
+    domain_id = domain_of(config.domain_id, shell)
     if config.json:
         require_writable(config.json)
     # From here on this process hears what the graph's nodes hear.
@@ -82,22 +83,14 @@ def examine(deployment: Deployment, shell: Mapping[str, str], domain_id: int, li
     topics = wanted_topics(deployment, needed)
     nodes = [node.name for node in deployment.nodes]
     seen = look(topics, deployment.command_topic, nodes, listen_s)
+    files = [*_parameters(deployment), *policy, *_dataset(deployment, seen)]
     return [
         *check_host(read_host(domain_id), len(deployment.nodes)),
         *([] if deployment.is_simulated else check_shell(shell, domain_id)),
-        *_parameters(deployment),
-        *policy,
-        *_dataset(deployment, seen),
+        *files,
+        *_refusals(deployment, files),
         *_graph(deployment, topics, seen),
     ]
-
-
-def _domain(asked: int | None, environment: Mapping[str, str]) -> int:
-    text = (environment.get("ROS_DOMAIN_ID") or "0") if asked is None else str(asked)
-    if not text.isdigit() or int(text) > DOMAIN_MAX:
-        name = "ROS_DOMAIN_ID" if asked is None else "--domain-id"
-        raise ConfigError(f"{name} is '{text}', must be a number from 0 to {DOMAIN_MAX}")
-    return int(text)
 
 
 def _policy(deployment: Deployment) -> tuple[list[Finding], tuple[str, ...]]:
@@ -130,6 +123,11 @@ def _parameters(deployment: Deployment) -> list[Finding]:
     control = deployment.configs.get("control_node")
     limits = [] if control is None else [check_robot_limits(control.robot, control.profile, deployment.spec.action)]
     return [*wrong, right, *limits]
+
+
+def _refusals(deployment: Deployment, others: Sequence[Finding]) -> list[Finding]:
+    told = {finding.found for finding in others if finding.level == "fail"}
+    return [finding for finding in check_refusals(deployment) if finding.found not in told]
 
 
 def _dataset(deployment: Deployment, seen: SeenGraph) -> list[Finding]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-import yaml
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
@@ -17,7 +16,7 @@ from armature.spec import TCP_DELTA, RobotSpec
 from armature_ros.camera_node import CameraNodeConfig
 from armature_ros.control_config import ControlNodeConfig
 from armature_ros.doctor_streams import Listener, WantedTopic
-from armature_ros.graph import NodeSpec, make_graph
+from armature_ros.graph import NodeSpec, make_graph, read_sections
 from armature_ros.graph_config import GraphConfig
 from armature_ros.mock_arm_node import MockArmNodeConfig
 from armature_ros.policy_loading import PolicyNodeConfig
@@ -84,7 +83,7 @@ def read_deployment(graph: GraphName, config: GraphConfig) -> Deployment:
     for node in nodes:
         try:
             configs[node.name] = node_config(node, CONFIGS[node.executable])
-        except (ConfigError, OSError, yaml.YAMLError) as error:
+        except ConfigError as error:
             problems[node.name] = " ".join(str(error).split())
     # The control node's first: what a policy says may be converted on the way to the arm.
     named = [configs[name] for name in ("control_node", *configs) if name in configs]
@@ -98,9 +97,9 @@ def node_config(node: NodeSpec, cls: type[T]) -> T:
     """Build the configuration that a node would get from its files and overrides; raise ConfigError naming the key."""
     tree: dict[str, Any] = {}
     for file in node.params_files:
-        for pattern, section in (yaml.safe_load(file.read_text()) or {}).items():
+        for pattern, parameters in read_sections(file).items():
             if _applies(pattern, node.name):
-                _put(tree, [], section["ros__parameters"])
+                _put(tree, [], parameters)
     _put(tree, [], node.overrides)
     return from_plain(cls, tree)
 

@@ -19,7 +19,6 @@ import psutil
 from armature_ros.doctor_findings import Finding
 from armature_ros.qos import FASTDDS_PROFILE, PROFILE_VARIABLES, single_host_environment
 
-DOMAIN_MAX = 232
 DOMAIN_SAFE_MAX = 101
 """Above it the ports of DDS run into those that Linux gives to clients."""
 CORES_MIN, MEMORY_MIN_BYTES = 2, 2_000_000_000

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,6 +17,7 @@ from armature_ros.graph_config import EXPERT, GraphConfig, require_used
 from armature_ros.qos import single_host_environment
 from armature_ros.robot import RobotConfig
 
+DOMAIN_MAX = 232
 RESTARTS = 5
 """Of those beside the arm, without which it goes on."""
 
@@ -72,10 +74,34 @@ def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
 
 
 def graph_environment(domain_id: int | None = None) -> dict[str, str]:
-    """Return the variables that every process of a single-host graph needs, on top of the present environment."""
-    domain = {} if domain_id is None else {"ROS_DOMAIN_ID": str(domain_id)}
+    """Return the variables that every process of a single-host graph needs, on top of the present environment.
+
+    Raises ConfigError on a domain that cannot be, be it asked for or the environment's.
+    """
     plain_logs = {"RCUTILS_CONSOLE_OUTPUT_FORMAT": "{severity}: {message}", "PYTHONUNBUFFERED": "1"}
-    return {**single_host_environment(), **plain_logs, **domain}
+    return {**single_host_environment(), **plain_logs, "ROS_DOMAIN_ID": str(domain_of(domain_id, os.environ))}
+
+
+def domain_of(asked: int | None, environment: Mapping[str, str]) -> int:
+    """Return the domain that is asked for, else that of the environment; raise ConfigError where it cannot be."""
+    text = (environment.get("ROS_DOMAIN_ID") or "0") if asked is None else str(asked)
+    if not (text.isascii() and text.isdigit()) or int(text) > DOMAIN_MAX:
+        name = "ROS_DOMAIN_ID" if asked is None else "--domain-id"
+        raise ConfigError(f"{name} is '{text}', must be a number from 0 to {DOMAIN_MAX}")
+    return int(text)
+
+
+def read_sections(file: Path) -> dict[str, Mapping[str, Any]]:
+    """Return the parameters of each section of a parameter file; raise ConfigError where it has another form."""
+    try:
+        document = yaml.safe_load(file.read_text()) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
+    sections = document.items() if isinstance(document, Mapping) else [("", document)]
+    for name, section in sections:
+        if not (isinstance(section, Mapping) and isinstance(section.get("ros__parameters"), Mapping)):
+            raise ConfigError(f"{file}: '{name}' holds no mapping ros__parameters, which a parameter file of ROS has")
+    return {str(name): section["ros__parameters"] for name, section in sections}
 
 
 def config_folder() -> Path:
@@ -217,7 +243,7 @@ def _cameras(config: GraphConfig) -> tuple[NodeSpec, ...]:
     if not config.cameras:
         return ()
     file = config_folder() / "camera_node.yaml"
-    names = [section.rsplit("/", 1)[-1] for section in yaml.safe_load(file.read_text())]
+    names = [section.rsplit("/", 1)[-1] for section in read_sections(file)]
     return tuple(NodeSpec(name, "camera_node", (file,)) for name in names)
 
 
@@ -247,6 +273,9 @@ def _robot_file(name: str) -> Path:
 
 def _apply(overrides: tuple[str, ...], nodes: tuple[NodeSpec, ...]) -> tuple[NodeSpec, ...]:
     by_name = {node.name: node for node in nodes}
+    for file in {file for node in nodes for file in node.params_files}:
+        # A node would end with a traceback of ROS's own parser.
+        read_sections(file)
     for override in overrides:
         target, _, value = override.partition("=")
         name, _, parameter = target.partition(".")

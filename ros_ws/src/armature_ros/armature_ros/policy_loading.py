@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from armature.types import CommittedActions
 from armature_ros.graph_config import EXPERT
 from armature_ros.robot import RobotConfig
 from armature_ros.streams import StreamConfig
+from sim.tasks import require_task_of
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,46 @@ class PolicyNodeConfig:
     """Let every chunk go on from what the arm executes meanwhile; goes with control_node's mode real_time_chunking."""
 
 
+def require_usable(config: PolicyNodeConfig) -> None:
+    """Raise what `load_warm_policy` would where a policy cannot be used as asked for; loads no weights into memory."""
+    if config.policy == EXPERT:
+        _require_untold(config)
+        return
+    from policies.checkpoint import require_prompted
+    from policies.chunk_policy import require_committed_family
+
+    _require_same_task(config)
+    family = require_prompted(Path(config.policy), config.prompt)
+    if config.guidance:
+        require_committed_family(family)
+    if config.engine != "eager":
+        from policies.engine import require_known
+
+        require_known(config.engine)
+
+
+def _require_untold(config: PolicyNodeConfig) -> None:
+    if config.prompt:
+        raise ConfigError(f"parameters of policy_node: prompt '{config.prompt}': the scripted expert takes none")
+    if config.guidance:
+        raise ConfigError("parameters of policy_node: guidance: the scripted expert cannot be guided")
+
+
+def _require_same_task(config: PolicyNodeConfig) -> None:
+    """Raise ConfigError where a simulated robot is to do another task than the checkpoint has learned."""
+    if not config.robot.spec_file:
+        require_task_of(Path(config.policy), config.robot.task)
+
+
 def load_warm_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
     """Return the policy, warmed up.
 
     Raises SpecMismatch naming the fields in which it does not fit the robot, ConfigError on a prompt too few or many,
-    and where it cannot be guided as asked for.
+    where it cannot be guided as asked for, and for a simulated robot on a checkpoint of another task.
     """
     # Each import is heavy and only one of them is needed.
     if config.policy == EXPERT:
-        if config.prompt:
-            raise ConfigError(f"parameters of policy_node: prompt '{config.prompt}': the scripted expert takes none")
-        if config.guidance:
-            raise ConfigError("parameters of policy_node: guidance: the scripted expert cannot be guided")
+        _require_untold(config)
         from sim.expert import make_expert
 
         policy = make_expert(config.robot.sim)
@@ -63,6 +93,7 @@ def load_warm_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
         return policy
     from policies.checkpoint import load_policy
 
+    _require_same_task(config)
     policy = load_policy(config.policy, config.device, config.prompt or None, config.engine)
     require_compatible(policy.spec, offered, f"checkpoint {config.policy}")
     # The first answer of an episode must not pay for lazy initialisation.

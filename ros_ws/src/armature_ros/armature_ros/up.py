@@ -204,7 +204,11 @@ class UpConfig:
 
 
 def main(argv: list[str]) -> int:
-    """Run `armature up`; return 0 when asked to stop, 1 when a node died, 3 when one ended with a fault, or killed."""
+    """Run `armature up`; return the exit code.
+
+    0: asked to stop; 1: a node died; 2: an option, or what a node was given, is refused; 3: a node ended with a fault,
+    or had to be killed.
+    """
     config = tyro.cli(UpConfig, args=argv, prog="armature up")
     # Ctrl-C, SIGTERM and a closed terminal look the same from here on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -222,7 +226,8 @@ def main(argv: list[str]) -> int:
             code = _watch(graph, config)
     except NodeDied as died:
         print(f"armature up: {died}; the graph was stopped", file=sys.stderr)
-        return EXIT_NODE_DIED
+        # It has said what it refuses.
+        return EXIT_BAD_INPUT if died.returncode == EXIT_BAD_INPUT else EXIT_NODE_DIED
     except KeyboardInterrupt:
         pass
     faulty = [] if graph is None else graph.faulty()
