@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from armature.config import to_plain
@@ -10,25 +11,27 @@ from armature.errors import ConfigError
 from armature.provenance import git_commit
 from data_collection.store import open_dataset
 from policies.checkpoint import load_policy
+from policies.online_state import FOLDER as STATE
 from policies.train_dsrl import DsrlTrainConfig, train_dsrl
 from policies.train_residual import ResidualTrainConfig, train_residual
 
-_CIRCUMSTANCES = ("base", "dataset", "out", "processes", "threads")
+_CIRCUMSTANCES = ("base", "dataset", "out", "processes", "threads", "resume")
 """Say where and how something was learned, not what."""
 
 
 def train_once(config: ResidualTrainConfig | DsrlTrainConfig) -> str:
-    """Train, unless that was done, and return the commit that did.
+    """Train, unless that was done, and return the commit that finished it; what was interrupted is gone on with.
 
-    Raises ConfigError where something else was trained, or where it was interrupted.
+    Raises ConfigError where something else was trained, or where it is interrupted.
     """
     done, origins = config.out / "done", _origins(config)
     if done.exists():
         return _require_same(config, origins)
     commit = git_commit()
+    config = replace(config, resume=(config.out / STATE).is_dir())
     curve = train_dsrl(config) if isinstance(config, DsrlTrainConfig) else train_residual(config)
     if curve[-1].step < config.steps:
-        raise ConfigError(f"{config.out}: interrupted after {curve[-1].step} of {config.steps} steps; remove it")
+        raise ConfigError(f"{config.out}: interrupted after {curve[-1].step} of {config.steps} steps")
     done.write_text(json.dumps({**origins, "commit": commit}) + "\n")
     return commit
 

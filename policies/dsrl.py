@@ -157,11 +157,11 @@ class Dsrl(nn.Module):
         self.target_critics, self.target_noise_critics = frozen_copy(self.critics), frozen_copy(self.noise_critics)
         self._good_actor = frozen_copy(self.actor)
         rates = {"critics": config.critic_lr, "noise_critics": config.critic_lr, "actor": config.actor_lr}
-        self._optimizers = {
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.AdamW(getattr(self, name).parameters(), lr=lr, weight_decay=0.0, fused=True)
             for name, lr in rates.items()
         }
-        self._temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=config.temperature_lr)
+        self.optimizers["temperature"] = torch.optim.Adam([self.log_temperature], lr=config.temperature_lr)
 
     @torch.no_grad()
     def act(self, observation: Tensor, *, explore: bool = False) -> Tensor:
@@ -201,9 +201,10 @@ class Dsrl(nn.Module):
         temperature = self.log_temperature.exp().detach()
         norm = self._step("actor", temperature * log_density.mean() - value)
         entropy = -log_density.detach().mean()
-        self._temperature_optimizer.zero_grad(set_to_none=True)
+        optimizer = self.optimizers["temperature"]
+        optimizer.zero_grad(set_to_none=True)
         (self.log_temperature * (entropy - self.config.entropy_target)).backward()
-        self._temperature_optimizer.step()
+        optimizer.step()
         return _figures(actor_value=value, actor_norm=norm, entropy=entropy, temperature=temperature)
 
     def keep_actor(self) -> None:
@@ -214,7 +215,7 @@ class Dsrl(nn.Module):
         """Return to the actor that did well: before any was remembered, to one that draws as the policy does."""
         copy_weights(self.actor, self._good_actor)
         # Its moments point to where it has just come from.
-        self._optimizers["actor"].state.clear()
+        self.optimizers["actor"].state.clear()
 
     @torch.no_grad()
     def targets(self, batch: ChunkBatch, share: float = 1.0) -> Tensor:
@@ -236,7 +237,7 @@ class Dsrl(nn.Module):
         return values
 
     def _step(self, name: str, loss: Tensor) -> Tensor:
-        network, optimizer = getattr(self, name), self._optimizers[name]
+        network, optimizer = getattr(self, name), self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         # The actor's loss reaches through the critics, whose own gradients nobody needs.
         loss.backward(inputs=list(network.parameters()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from policies.chunk_replay import ChunkBatch, Vector, joined
 from policies.dsrl import Dsrl, DsrlConfig
@@ -43,6 +45,15 @@ class DsrlLearner(OnlineLearner):
         for _ in range(self.config.dsrl.distil_steps):
             figures |= self.dsrl.distil(self._batch())
         return figures | self.dsrl.update_actor(self._batch()) if with_actor else figures
+
+    def state(self) -> dict[str, Any]:
+        """Return what, beside networks and replay, is gone on from."""
+        return {**super().state(), "steps": self.steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        super().restore(state)
+        self.steps = state["steps"]
 
     def weights(self) -> NoiseWeights:
         """Return the actor as it is now, for `steered_policy.load_steered`."""

@@ -11,17 +11,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.optim import Optimizer
 
 from armature.config import from_plain
 from armature.errors import CheckpointError
 from policies.actor_weights import ActorWeights
 from policies.device import require_device
 from policies.episode_scores import SCORED, EpisodeScores
+from policies.learner_tensors import load_tensors, to_tensors
 from policies.replay import Layout, NStep, Replay, Step
 from policies.residual_folder import ResidualFolder, load_residual
 from policies.residual_guard import Verdict
@@ -151,7 +150,9 @@ class DurableLearner:
 
     def _save_networks(self) -> None:
         self._is_turned = False
-        _FOLDER.write(self._folder / NETWORKS, self._tensors(), {"updates": self.learner.updates})
+        _FOLDER.write(
+            self._folder / NETWORKS, to_tensors(self._td3, self._td3.optimizers), {"updates": self.learner.updates}
+        )
 
     def _tell_guard(self, record: Records, flags: int) -> None:
         """Count an episode that came to its end; one that was broken off, or in which a person drove, says nothing."""
@@ -205,27 +206,8 @@ class DurableLearner:
         learner.restore({"updates": updates, "guard": guard, "went_back_at": went_back_at})
         self._td3.generator.manual_seed(seed + updates)
 
-    def _optimizers(self) -> dict[str, Optimizer]:
-        return {"critics": self._td3.critic_optimizer, "actor": self._td3.actor_optimizer}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"td3.{name}": tensor for name, tensor in self._td3.state_dict().items()}
-        for name, optimizer in self._optimizers().items():
-            for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {f"{name}.{index}.{key}": tensor for key, tensor in moments.items()}
-        return tensors
-
     def _load(self, tensors: dict[str, Tensor]) -> None:
-        networks = {name.removeprefix("td3."): t for name, t in tensors.items() if name.startswith("td3.")}
         try:
-            self._td3.load_state_dict(networks)
+            load_tensors(self._td3, self._td3.optimizers, tensors)
         except RuntimeError as error:
             raise CheckpointError(f"{self._folder / NETWORKS}: does not fit this residual: {error}") from error
-        for name, optimizer in self._optimizers().items():
-            state: dict[int, dict[str, Any]] = {}
-            for key, tensor in tensors.items():
-                owner, _, rest = key.partition(".")
-                if owner == name:
-                    index, _, field = rest.partition(".")
-                    state.setdefault(int(index), {})[field] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from armature.errors import ConfigError, InvalidValue
 from policies.frame_replay import FrameReplay
@@ -121,6 +122,15 @@ class OnlineLearner(ABC):
             if not math.isfinite(value):
                 raise InvalidValue(f"learner: {name} is {value} at update {self.updates}: what is learned has diverged")
         return figures
+
+    def state(self) -> dict[str, Any]:
+        """Return what, beside networks and replay, is gone on from."""
+        return {"updates": self.updates, "guard": self.guard.state(), "went_back_at": self.went_back_at}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.updates, self.went_back_at = state["updates"], state["went_back_at"]
+        self.guard.restore(state["guard"])
 
     @abstractmethod
     def _learn(self, *, with_actor: bool) -> dict[str, float]:

@@ -157,6 +157,18 @@ class Replay:
         drawn = torch.randint(len(self), (count,), generator=generator)
         return self.layout.split(self._tensor[drawn])
 
+    @property
+    def rows(self) -> Tensor:
+        """Return those that can be drawn, in the places that they have."""
+        return self._tensor[: len(self)]
+
+    def restore(self, rows: Tensor, total: int) -> None:
+        """Go on from `rows` and how many were ever added; raise InvalidValue where they do not fit."""
+        if rows.shape != (min(total, self.capacity), self._rows.shape[1]):
+            raise InvalidValue(f"{tuple(rows.shape)} numbers of {total} rows do not fit {self._rows.shape}")
+        self._tensor[: len(rows)] = rows
+        self.total = total
+
     def save_to(self, folder: Path, task: str) -> None:
         """Write the rows that are there to a replay in a folder of their own."""
         count = len(self)

@@ -100,15 +100,6 @@ class ResidualLearner(OnlineLearner):
         state = {name: tensor.detach().cpu().clone().numpy() for name, tensor in self.td3.acting.state_dict().items()}
         return ActorWeights(self.updates, self.share, self.noise_std, self.base_id, state)
 
-    def state(self) -> dict[str, Any]:
-        """Return what, beside networks and replay, is gone on from."""
-        return {"updates": self.updates, "guard": self.guard.state(), "went_back_at": self.went_back_at}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.updates, self.went_back_at = state["updates"], state["went_back_at"]
-        self.guard.restore(state["guard"])
-
     def _batch(self) -> tuple[Any, int]:
         """Draw a batch of the replays' kind, and how many of its rows, at its beginning, are demonstrated."""
         config, draw = self.config, self.td3.generator

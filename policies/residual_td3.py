@@ -152,6 +152,11 @@ class ResidualTd3(nn.Module):
     reach: Tensor
     keeps = True
 
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return what holds moments, by name."""
+        return {"critics": self.critic_optimizer, "actor": self.actor_optimizer}
+
     def value(self, observation: Tensor, base: Tensor, action: Tensor) -> Tensor:
         """Return what every critic expects (K, B) of executing actions (B, D) where the base asks for `base` (B, D)."""
         return self.critics(self._seen(observation, base, action))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from policies.chunk_replay import ChunkLayout
 from policies.dsrl import Dsrl
 from policies.dsrl_learner import DsrlLearner, DsrlLearnerConfig
 from policies.noise_decoder import NoiseDecoder
+from policies.online_state import OnlineState, require_state
 from policies.replay import Replay
 from policies.train_dsrl_data import demonstration_chunks
 from policies.train_dsrl_robots import ChunkTransition, SteeredRobots
@@ -56,7 +55,7 @@ class DsrlTrainConfig(OnlineConfig):
 def train_dsrl(config: DsrlTrainConfig) -> list[Evaluation]:
     """Learn; return the curve, whose first point is the policy alone. Bad input is refused before the first step."""
     torch.set_num_threads(config.threads)
-    require_new(config.out)
+    (require_state if config.resume else require_new)(config.out)
     base = load_policy(config.base)
     base.reset(0)
     settings = config.learner.dsrl
@@ -68,15 +67,18 @@ def train_dsrl(config: DsrlTrainConfig) -> list[Evaluation]:
     layout = ChunkLayout(decoder.observation_dim, decoder.action_dim, decoder.noise_dim, settings.draws)
     dsrl = Dsrl(settings, layout, decoder, config.seed)
     shown = None if episodes is None else demonstration_chunks(episodes, decoder, dsrl, layout)
-    learner = DsrlLearner(config.learner, dsrl, base.policy_id, Replay(layout, config.learner.capacity), shown)
+    online = Replay(layout, config.learner.capacity)
+    learner = DsrlLearner(config.learner, dsrl, base.policy_id, online, shown)
     needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
     worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler)
 
     def keep(path: Path) -> None:
         path.with_suffix(".bin").write_bytes(learner.weights().to_bytes())
 
-    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep) as log:
-        return _train(config, decoder, learner, worlds, log, layout)
+    state = OnlineState(config.out, to_plain(config), base.policy_id, dsrl, online)
+    begun, evaluations = state.load(learner) if config.resume else (0, 0)
+    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep, evaluations) as log:
+        return _train(config, decoder, learner, worlds, log, layout, state, begun)
 
 
 def _train(
@@ -86,6 +88,8 @@ def _train(
     worlds: WorldProcesses,
     log: ResidualLog,
     layout: ChunkLayout,
+    state: OnlineState,
+    begun: int,
 ) -> list[Evaluation]:
     def robots(numbers: range, episodes: Episodes, kept: ChunkLayout | None = None) -> SteeredRobots:
         return SteeredRobots(worlds, numbers, decoder, learner.dsrl, episodes, kept)
@@ -96,15 +100,13 @@ def _train(
     def learning_robots(numbers: range, episodes: Episodes) -> SteeredRobots:
         return robots(numbers, episodes, layout)
 
-    training = OnlineTraining(config, config.learner.warmup_steps, learner, log, learning_robots, robots, take)
-    return training.finish(_styles(config, learner))
+    def style_of(number: int) -> Style:
+        """Return how an episode is run, decided when it begins: by the policy alone at first."""
+        is_control = not learner.is_warm or number % config.control_every == 0
+        return Style(0.0) if is_control else Style(learner.share, noise_std=1.0, version=learner.updates)
 
-
-def _styles(config: DsrlTrainConfig, learner: DsrlLearner) -> Iterator[Style]:
-    """Return how the episodes to learn from are run, each decided when it begins: by the policy alone at first."""
-    for k in itertools.count():
-        is_control = not learner.is_warm or k % config.control_every == 0
-        yield Style(0.0) if is_control else Style(learner.share, noise_std=1.0, version=learner.updates)
+    parts = learner, log, learning_robots, robots, take, state, begun
+    return OnlineTraining(config, config.learner.warmup_steps, *parts).finish(style_of)
 
 
 def main(argv: list[str]) -> int:

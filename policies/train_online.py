@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError
 from policies.online_learner import OnlineLearner
+from policies.online_state import OnlineState
 from policies.train_log import interruption
 from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import Style
@@ -49,6 +50,8 @@ class OnlineConfig:
     scheduler: SchedulerConfig = field(default_factory=default_scheduler)
     threads: int = 1
     """CPU threads of torch; the networks are too small for more."""
+    resume: bool = False
+    """Go on from `out`/state, with as many or more steps than it was begun with."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
@@ -105,23 +108,30 @@ class OnlineTraining:
         learning_robots: Callable[[range, Episodes], Robots],
         judged_robots: Callable[[range, Episodes], Robots],
         take: Callable[[Any], None],
+        state: OnlineState | None,
+        begun: int = 0,
     ) -> None:
-        """`take` hands a transition to the learner; robots are made of the numbers of their worlds and episodes."""
+        """`take` hands a transition to the learner; robots are made of the numbers of their worlds and episodes.
+
+        `state` is what it can be gone on from; `begun` episodes there were before.
+        """
         self._config, self._warmup_steps, self._learner, self._log = config, warmup_steps, learner, log
         self._learning_robots, self._judged_robots, self._take = learning_robots, judged_robots, take
-        self.curve: list[Evaluation] = []
+        self._state, self._begun = state, begun
+        names = {field.name for field in fields(Evaluation)}
+        self.curve = [Evaluation(**{name: point[name] for name in names}) for point in log.curve]
 
     @property
     def step(self) -> int:
         """Return the environment steps after the warm-up."""
         return max(0, self._learner.steps - self._warmup_steps)
 
-    def finish(self, styles: Iterator[Style]) -> list[Evaluation]:
-        """Train to the end, or until Ctrl-C; return the curve. `styles` are those of the episodes to learn from."""
+    def finish(self, style_of: Callable[[int], Style]) -> list[Evaluation]:
+        """Train to the end, or until Ctrl-C; return the curve. `style_of` says how an episode to learn from is run."""
         config = self._config
-        self._evaluate(0.0)
-        first = FIRST_SEED + config.seed * SEEDS_APART
-        robots = self._learning_robots(range(config.worlds), ((first + k, style) for k, style in enumerate(styles)))
+        if not self.curve:
+            self._evaluate(0.0)
+        robots = self._learning_robots(range(config.worlds), self._episodes(style_of))
         with interruption() as interrupted:
             while self.step < config.steps and not interrupted.is_set():
                 robots.send()
@@ -137,10 +147,17 @@ class OnlineTraining:
             self._conclude(interrupted.is_set())
         return self.curve
 
+    def _episodes(self, style_of: Callable[[int], Style]) -> Episodes:
+        first = FIRST_SEED + self._config.seed * SEEDS_APART
+        while True:
+            number, self._begun = self._begun, self._begun + 1
+            yield first + number, style_of(number)
+
     def _conclude(self, is_interrupted: bool) -> None:
         """Judge what was learned since the last evaluation; who interrupts does not wait for that, but keeps it."""
         if is_interrupted:
             self._log.keep_newest()
+            self._save()
         else:
             self._evaluate(self._learner.share)
 
@@ -175,6 +192,11 @@ class OnlineTraining:
         evaluation = Evaluation(self.step, share, k, n, *wilson_interval(k, n), mean_steps)
         self.curve.append(evaluation)
         self._log.evaluation(evaluation, self._learner)
+        self._save()
+
+    def _save(self) -> None:
+        if self._state is not None:
+            self._state.save(self._learner, self._begun, len(self.curve))
 
 
 def tell_end(out: Path, command: str, wall_s: float, curve: list[Evaluation]) -> None:

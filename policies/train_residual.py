@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from policies.chunk_policy import ChunkPolicy
 from policies.device import require_device
 from policies.exploration import is_judged
 from policies.frame_replay import FrameReplay
+from policies.online_state import OnlineState, require_state
 from policies.pixel_td3 import PixelTd3
 from policies.replay import Layout, NStep, Replay
 from policies.residual_encoder import ResidualEncoder
@@ -72,6 +71,8 @@ class ResidualTrainConfig(OnlineConfig):
         if self.vectors == ():
             raise ConfigError("vectors names none: an arm has to know at least where it is (joint/position)")
         _ = self.sight
+        if self.resume and self.cameras:
+            raise ConfigError("resume: a training that looks at cameras keeps nothing that it could go on from")
 
     @property
     def sight(self) -> Sight | None:
@@ -82,7 +83,7 @@ class ResidualTrainConfig(OnlineConfig):
 def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
     """Learn; return the curve, whose first point is the base alone. Bad input is refused before the first step."""
     torch.set_num_threads(config.threads)
-    require_new(config.out)
+    (require_state if config.resume else require_new)(config.out)
     require_device(config.learner.device)
     base, world, limits = _start(config)
     robot = robot_spec(world)
@@ -98,8 +99,19 @@ def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
         if isinstance(shown, Replay):
             shown.save_to(path / "demonstrations", config.task)
 
-    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep) as log:
-        return _Run(config, base, view, learner, online, worlds, log).finish()
+    state = _state(config, base.policy_id, td3, online)
+    begun, evaluations = state.load(learner) if state and config.resume else (0, 0)
+    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep, evaluations) as log:
+        return _Run(config, base, view, learner, online, worlds, log).finish(state, begun)
+
+
+def _state(
+    config: ResidualTrainConfig, base_id: str, td3: ResidualTd3 | PixelTd3, online: Replay | FrameReplay
+) -> OnlineState | None:
+    """Return what the training is gone on from; None where it looks at cameras."""
+    if isinstance(td3, PixelTd3) or isinstance(online, FrameReplay):
+        return None
+    return OnlineState(config.out, to_plain(config), base_id, td3, online)
 
 
 def _demonstrations(
@@ -206,11 +218,11 @@ class _Run:
         self._online = online
         self._nsteps: dict[int, NStep] = {}
 
-    def finish(self) -> list[Evaluation]:
-        """Train to the end, or until Ctrl-C; return the curve."""
+    def finish(self, state: OnlineState | None, begun: int) -> list[Evaluation]:
+        """Train to the end, or until Ctrl-C, after so many episodes that were `begun` before; return the curve."""
         warmup_steps = self._config.learner.warmup_steps
-        parts = self._learner, self._log, self._learning_robots, self._robots, self._take
-        return OnlineTraining(self._config, warmup_steps, *parts).finish(self._styles())
+        parts = self._learner, self._log, self._learning_robots, self._robots, self._take, state, begun
+        return OnlineTraining(self._config, warmup_steps, *parts).finish(self._style_of)
 
     def _robots(self, numbers: range, episodes: Episodes, kept: FrameReplay | None = None) -> CorrectedRobots:
         return CorrectedRobots(self._worlds, numbers, self._base, self._view, self._learner.td3, episodes, kept)
@@ -234,18 +246,16 @@ class _Run:
         if transition.is_last:
             del self._nsteps[transition.seed]
 
-    def _styles(self) -> Iterator[Style]:
-        """Return how the episodes to learn from are run, each decided when it begins."""
+    def _style_of(self, number: int) -> Style:
+        """Return how an episode to learn from is run, decided when it begins."""
+        # While the critics get to know the base, half of the episodes show the guard what it can do.
+        every = self._config.control_every if self._learner.is_warm else 2
+        if number % every == 0:
+            return Style(0.0)
+        if is_judged(number) and self._learner.is_warm:
+            return Style(self._learner.share, version=self._learner.updates)
         memory_steps = self._config.learner.noise_memory_steps
-        for k in itertools.count():
-            # While the critics get to know the base, half of the episodes show the guard what it can do.
-            every = self._config.control_every if self._learner.is_warm else 2
-            if k % every == 0:
-                yield Style(0.0)
-            elif is_judged(k) and self._learner.is_warm:
-                yield Style(self._learner.share, version=self._learner.updates)
-            else:
-                yield Style(self._learner.share, self._learner.noise_std, memory_steps, is_judged=False)
+        return Style(self._learner.share, self._learner.noise_std, memory_steps, is_judged=False)
 
 
 def main(argv: list[str]) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from policies.train_online import Evaluation
     from policies.train_residual_robots import Style
 
+CURVE = "curve.jsonl"
 LOG_EVERY_STEPS = 100
 
 
@@ -33,15 +34,20 @@ def require_new(out: Path) -> None:
 class ResidualLog:
     """Use it in a `with` block."""
 
-    def __init__(self, out: Path, steps: int, config: Mapping[str, Any], keep: Callable[[Path], None]) -> None:
-        """Make the folder; raise ConfigError where there is something in it.
+    def __init__(
+        self, out: Path, steps: int, config: Mapping[str, Any], keep: Callable[[Path], None], evaluations: int = 0
+    ) -> None:
+        """Make the folder, or go on after so many `evaluations`; raise ConfigError where there is something in it.
 
         `keep` writes what is learned to a path, in place of what is there.
         """
-        require_new(out)
+        if not evaluations:
+            require_new(out)
         out.mkdir(parents=True, exist_ok=True)
+        self._out, self._keep = out, keep
+        self.curve = self._gone_on_from(evaluations)
+        self._best = max((point["successes"] for point in self.curve), default=-1)
         (out / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
-        self._out, self._best, self._keep = out, -1, keep
         self._writer = SummaryWriter(str(out / "tensorboard"))
         self._console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
@@ -49,6 +55,15 @@ class ResidualLog:
         self._bar = self._progress.add_task("learning", total=steps, said="warm-up")
         self._logged = -1
         self._outcomes: list[bool] = []
+
+    def _gone_on_from(self, evaluations: int) -> list[dict[str, Any]]:
+        """Return the curve so far, and forget what came after it: it was lost with the process that had learned it."""
+        file = self._out / CURVE
+        lines = file.read_text().splitlines()[:evaluations] if evaluations else []
+        if len(lines) < evaluations:
+            raise ConfigError(f"{file}: has {len(lines)} lines, there were {evaluations} evaluations")
+        file.write_text("".join(f"{line}\n" for line in lines))
+        return [json.loads(line) for line in lines]
 
     def __enter__(self) -> ResidualLog:
         self._progress.start()
@@ -92,7 +107,7 @@ class ResidualLog:
             highlight=False,
             soft_wrap=True,
         )
-        with (self._out / "curve.jsonl").open("a") as file:
+        with (self._out / CURVE).open("a") as file:
             file.write(
                 json.dumps({**asdict(found), "cuts": learner.guard.cuts, "returns": learner.guard.returns}) + "\n"
             )

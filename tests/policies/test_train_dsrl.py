@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from policies.train_dsrl import DsrlTrainConfig, main, train_dsrl
 from policies.train_dsrl_data import demonstration_chunks
 from policies.train_dsrl_robots import SteeredRobots
 from policies.train_residual_data import open_demonstrations
+from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import Style
 from sim.corrected_world import PolicyNeeds
 from sim.defaults import default_scheduler, limits_for
@@ -117,6 +120,29 @@ def test_a_policy_is_steered_from_checkpoint_to_actor(config, dataset, capsys):
     assert result.steps == 20
     learned = NoiseWeights.from_file(out / "actor.bin").arrays["layers.3.weight"]
     assert 0 < learned.abs().max() < 0.1
+
+
+def test_an_interrupted_training_is_gone_on_with(config, monkeypatch):
+    stop = threading.Event()
+
+    @contextmanager
+    def interruption():
+        yield stop
+
+    class Stopping(ResidualLog):
+        def step(self, step, figures, learner):
+            super().step(step, figures, learner)
+            if step >= 10:
+                stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("policies.train_online.interruption", interruption)
+        patch.setattr("policies.train_dsrl.ResidualLog", Stopping)
+        first = train_dsrl(config)
+    assert len(first) == 1
+    curve = train_dsrl(replace(config, resume=True))
+    assert curve[:1] == first
+    assert 20 <= curve[1].step < 40 <= curve[2].step
 
 
 @pytest.fixture

@@ -101,6 +101,27 @@ def test_what_was_learned_after_the_last_evaluation_is_judged_and_kept(config):
     assert load_residual(config.out / "actor").weights.version > 10
 
 
+def test_a_training_that_ended_goes_on_with_more_steps_after_the_episodes_that_there_were(config):
+    first = train_residual(replace(config, steps=30))
+    begun = json.loads((config.out / "state" / "state.json").read_text())["counts"]["begun"]
+    curve = train_residual(replace(config, resume=True))
+    assert (curve[: len(first)], len(curve)) == (first, 3)
+    assert curve[-1].step >= 60
+    lines = [json.loads(line)["step"] for line in (config.out / "curve.jsonl").read_text().splitlines()]
+    assert lines == [each.step for each in curve]
+    counts = json.loads((config.out / "state" / "state.json").read_text())["counts"]
+    assert counts["begun"] > begun >= 4
+    assert counts["evaluations"] == 3
+    assert load_residual(config.out / "actor").weights.version > 10 + 2 * 30
+
+
+def test_a_training_from_cameras_or_from_nothing_is_not_gone_on_with(config):
+    with pytest.raises(ConfigError, match=r"--resume: .* holds no state"):
+        train_residual(replace(config, resume=True))
+    with pytest.raises(ConfigError, match="resume: a training that looks at cameras keeps nothing"):
+        replace(config, resume=True, cameras=("camera/scene",))
+
+
 def test_an_interrupted_training_keeps_the_newest_actor_and_judges_nothing_more(config, monkeypatch):
     stop = threading.Event()
 
