@@ -18,6 +18,7 @@ from armature.config import to_plain
 from armature.errors import ConfigError
 from policies.checkpoint import load_policy, read_checkpoint, save_checkpoint
 from policies.chunk_policy import ChunkPolicy
+from policies.registry import METHODS, method_class
 
 
 def resampled(policy: ChunkPolicy, method: Any) -> ChunkPolicy:
@@ -84,7 +85,13 @@ def _valid(policy: ChunkPolicy) -> str:
 def main(argv: list[str]) -> int:
     """Run `armature sampler`; print what differs."""
     if argv in (["-h"], ["--help"]):
-        print(__doc__)
+        fields = {family: ", ".join(method_class(family).sampling_fields) for family in METHODS}
+        print(
+            __doc__,
+            "What can be changed, by family:",
+            *(f"  {family}: {names or 'none'}" for family, names in fields.items()),
+            sep="\n",
+        )
         return 0
     if len(argv) < 2 or any(given.startswith("-") for given in argv[:2]):
         given = " ".join(argv) or "nothing"

@@ -72,6 +72,10 @@ class ArmWatch:
         """Tell whether the newest state is further from `command` than an arm that follows ever is."""
         return self.state is not None and self._farthest(command, self.state) > self._limits.tracking_latch
 
+    def is_off(self, command: Sequence[float]) -> bool:
+        """Tell whether the newest state is further from `command` than an arm under a load hangs."""
+        return self.state is not None and self._farthest(command, self.state) > self._limits.tracking_hold
+
     def judge(self, now_ns: int, command: Sequence[float]) -> Reason | None:
         """Return what is wrong with the arm at `now_ns` [steady clock] after the last `command`, or None."""
         if self.state is None:

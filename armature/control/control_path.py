@@ -73,6 +73,11 @@ class ControlPath:
         return self._gate.is_at_rest
 
     @property
+    def is_armed(self) -> bool:
+        """Tell whether requests pass as soon as they are valid."""
+        return self._gate.is_armed
+
+    @property
     def is_driving(self) -> bool:
         """Tell whether requests pass, or will from the next tick on."""
         return self._gate.is_armed or self._arms_at_next_tick
@@ -106,9 +111,12 @@ class ControlPath:
             self._newest_ns, self._measured, self._arms_at_next_tick = begin_ns - 1, None, False
 
     def arm(self) -> None:
-        """Arm at the next tick with a fresh state, of the next second; after that it has to be asked again."""
+        """Arm at the next tick with a fresh state, of the next second; after that it has to be asked again.
+
+        Without effect where it is armed: a request that waited for rest would end a stop that comes meanwhile.
+        """
         with self._lock:
-            self._arms_at_next_tick, self._asked_ns = True, None
+            self._arms_at_next_tick, self._asked_ns = not self._gate.is_armed, None
 
     def disarm(self) -> None:
         """Let nothing through from now on; the arm comes to rest."""
@@ -130,6 +138,11 @@ class ControlPath:
                 return False
             self._newest_ns, self._measured = sample.stamp_ns, sample
             return True
+
+    def refuse(self, what: str) -> None:
+        """Count something that was refused before it came here."""
+        with self._lock:
+            self.refused[what] += 1
 
     def take_chunk(self, chunk: ActionChunk, now_ns: int) -> bool:
         """Take a chunk that arrives at `now_ns` on the clock of the stamps; return False when it is of no use."""
@@ -200,13 +213,12 @@ class ControlPath:
             self._takeover.reset()
 
     def _arm(self, tick: Tick) -> None:
-        if not self._gate.is_at_rest:
-            self.refused["arming in motion"] += 1
-            return
         self._asked_ns = tick.steady_ns if self._asked_ns is None else self._asked_ns
         if tick.steady_ns - self._asked_ns > ARMING_NS:
             self.refused["arming expired"] += 1
             self._arms_at_next_tick = False
+        elif not self._gate.is_at_rest:
+            self.refused["arming in motion"] += 1
         elif self._measured is not None:
             self._arm_at(tick, self._measured)
 

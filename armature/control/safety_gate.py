@@ -124,7 +124,7 @@ class SafetyGate:
         self.state, self.fault = GateState.ARMED, None
 
     def disarm(self) -> None:
-        """Let nothing through from now on: come to rest, then follow the measured state; no way out of LATCHED."""
+        """Let nothing through from now on: come to rest and stay; no way out of LATCHED."""
         if self.is_armed:
             self.state = GateState.DISARMED
 
@@ -169,11 +169,18 @@ class SafetyGate:
     def _follow(self, now_ns: int, ticks: int) -> tuple[Reason, ...]:
         if any(self._velocity):
             self._move(None, ticks)
-        elif self._watch.state is not None and self._watch.is_fresh(now_ns):
+        elif self._watch.state is not None and self._watch.is_fresh(now_ns) and self._is_left():
             self._rest_at(self._watch.state)
         if self._position is None:
             raise InvalidValue("the state of the arm is not known yet: no command is safe")
         return (Reason.NOT_ARMED,)
+
+    def _is_left(self) -> bool:
+        """Tell whether the command is where the arm is no more.
+
+        One that hangs a little below it is held there: by a command that followed it, it would sink without an end.
+        """
+        return self._position is None or not self._limited or self._watch.is_off(self._position)
 
     def _drive(
         self, now_ns: int, ticks: int, requested: NDArray[Any] | None, base: NDArray[Any] | None, chunk_age_s: float

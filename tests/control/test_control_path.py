@@ -140,6 +140,22 @@ def test_latched_it_does_not_arm_for_a_request_from_before(bench):
     assert bench.path.is_at_rest
 
 
+def test_armed_it_is_not_armed_again_by_a_request_that_outlives_a_fault(bench):
+    away = np.add(ORIGIN, (0.5, 0.0, 0.0))
+    bench.path.take_chunk(ActionChunk(bench.stamp_ns, bench.stamp_ns, TICK_NS, np.tile(away, (8, 1))), bench.stamp_ns)
+    bench.measure()
+    bench.tick()
+    bench.path.arm()
+    assert bench.path.is_armed
+    # The arm is knocked far off its command.
+    bench.path.take_state(Sample(bench.stamp_ns, bench.steady_ns, np.add(ORIGIN, (-0.9, 0.0, 0.0))))
+    assert bench.tick().state is GateState.LATCHED
+    for _ in range(15):
+        bench.measure()
+        assert bench.tick().state is GateState.LATCHED
+    assert bench.path.fault is Reason.TRACKING_LOST
+
+
 def test_a_request_to_arm_is_good_for_a_second_in_which_a_fresh_state_has_to_come():
     bench = Bench()
     bench.path.arm()

@@ -231,7 +231,7 @@ def test_for_any_other_fault_the_last_command_is_held(driver):
     assert driver.ask([0.5, 0.1, 0.04], measured=behind).action.tolist() == [0.5, 0.1, 0.04]
 
 
-def test_disarmed_the_measured_state_is_followed_and_requests_are_refused():
+def test_disarmed_an_arm_that_was_moved_is_followed_and_requests_are_refused():
     driver = Driver(start=None)
     seen = Sample(0, 0, np.array([0.5, 0.25, 0.03125], dtype=np.float32))
     command = driver.ask([0.1, 0.0, 0.0], measured=seen)
@@ -252,8 +252,24 @@ def test_disarmed_in_motion_the_arm_comes_to_rest_first():
     assert not driver.gate.is_armed
     behind = [0.1, 0.0, 0.04]
     commands = [driver.ask([0.6, 0.0, 0.04], measured=driver.measured(behind)) for _ in range(5)]
-    assert [command.action[0] for command in commands] == pytest.approx([0.16, 0.18, 0.18, 0.18, 0.1])
+    assert [command.action[0] for command in commands] == pytest.approx([0.16, 0.18, 0.18, 0.18, 0.18])
     assert {(command.reasons, command.state) for command in commands} == {((Reason.NOT_ARMED,), DISARMED)}
+
+
+def test_disarmed_an_arm_that_hangs_below_its_command_does_not_sink_and_its_gripper_stays_closed():
+    driver = Driver(start=None)
+    driver.ask(None, measured=driver.measured([0.5, 0.25, 0.04]))
+    commands = [driver.ask(None, measured=driver.measured([0.5, 0.25 - 0.09, 0.03])) for _ in range(50)]
+    assert {tuple(command.action.tolist()) for command in commands} == {(0.5, 0.25, 0.04)}
+    # Beyond what an arm may be off its command, somebody has moved it.
+    assert driver.ask(None, measured=driver.measured([0.5, 0.14, 0.03])).action.tolist() == [0.5, 0.14, 0.03]
+
+
+def test_disarmed_what_has_no_limit_of_speed_is_followed_at_once():
+    driver = Driver(start=None, limits=DELTA_LIMITS, spec=DELTA_SPEC)
+    for opening in (0.03, 0.05):
+        seen = driver.measured([0.5, 0.25, opening])
+        assert driver.ask(None, measured=seen).action.tolist() == [0.0, 0.0, opening]
 
 
 def test_disarmed_without_any_state_no_command_is_safe():

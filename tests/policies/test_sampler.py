@@ -156,7 +156,10 @@ def test_a_checkpoint_is_never_overwritten(checkpoint, capsys):
 
 def test_it_says_how_it_is_called(capsys):
     assert main(["sampler", "--help"]) == 0
-    assert "armature sampler CHECKPOINT OUT" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "armature sampler CHECKPOINT OUT" in said
+    assert "hrdt: sampling_steps, last_time" in said
+    assert "bc: none" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["checkpoint"], ["checkpoint", "--sampling-steps", "2"]])

@@ -139,7 +139,8 @@ class ControlNode(LifecycleNode):
 
     def counts(self) -> dict[str, int]:
         """Return how often what happened in the path and, where there is one, with its residual."""
-        corrected = {} if self.corrections is None else self.corrections.residual.counts
+        # The loop's thread counts on: a copy is taken at once.
+        corrected = {} if self.corrections is None else dict(self.corrections.residual.counts)
         return {**self.path.counts(), **{f"residual: {what}": count for what, count in corrected.items()}}
 
     def reset(self) -> int:
@@ -251,7 +252,7 @@ class ControlNode(LifecycleNode):
         return chunk.stamp_ns if measured is None else measured.stamp_ns
 
     def _refuse(self, topic: str, error: InvalidValue) -> None:
-        self.path.refused[topic] += 1
+        self.path.refuse(topic)
         self.get_logger().error(f"{topic}: {error}; refused", throttle_duration_sec=2.0)
 
     def _on_episode(self, message: String) -> None:

@@ -44,6 +44,8 @@ class ControlServices:
             return False, f"nobody listens to {command_topic}"
         if node.outputs.count_writers() != 1:
             return False, f"{node.outputs.count_writers()} nodes publish {command_topic}, must be control_node alone"
+        if node.path.is_armed:
+            return True, "is armed already"
         node.path.arm()
         return True, f"armed from the next message on {topic}, if one comes within a second"
 
