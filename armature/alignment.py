@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,6 +50,12 @@ class AlignmentConfig:
     """Streams whose newest sample counts however old it is."""
     drop: tuple[str, ...] = ()
     """Streams whose silence leaves ticks out."""
+
+    def __post_init__(self) -> None:
+        for age_s in (self.max_age_s, *self.max_ages_s.values()):
+            if not math.isfinite(age_s):
+                hint = "name a stream that counts however old it is in `hold`"
+                raise ConfigError(f"alignment: a maximum age is {age_s} s, must be finite; {hint}")
 
     def policies(self, names: tuple[str, ...]) -> dict[str, StreamPolicy]:
         """Return the policy of each of `names`; raise ConfigError where a stream is meant that is not among them."""

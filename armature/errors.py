@@ -35,10 +35,13 @@ class DatasetError(ArmatureError):
     """A dataset is absent, damaged, locked or empty."""
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    """Word the one-line message for an unknown name: what was asked for, the nearest and all valid names."""
-    known = sorted(choices)
-    near = difflib.get_close_matches(name, known, n=1)
+def unknown(kind: str, name: object, choices: Iterable[object]) -> str:
+    """Word the one-line message for an unknown name: what was asked for, the nearest and all valid names.
+
+    A key of a YAML file need not be text: `on` is True there.
+    """
+    known = sorted(map(str, choices))
+    near = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {kind} '{name}'.{hint} Valid: {', '.join(known) or '(none)'}"
 

@@ -16,6 +16,7 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 
+from armature.jpeg import jpeg_size
 from data_collection.layout import JPEG_QUALITY, ArrayLayout
 
 _BLOSC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
@@ -131,24 +132,12 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
 
 def decode_jpeg(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Decode a JPEG file of this size to RGB; raise ValueError on another size, before memory is taken for it."""
-    if _jpeg_size(data) != shape[:2]:
-        raise ValueError(f"the JPEG is {_jpeg_size(data)}, expected {shape[:2]}")
+    if jpeg_size(data) != shape[:2]:
+        raise ValueError(f"the JPEG is {jpeg_size(data)}, expected {shape[:2]}")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError("the JPEG cannot be decoded")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Read height and width from the frame header (ITU T.81, B.2.2); None where there is none."""
-    place = 2
-    while data[:2] == b"\xff\xd8" and place + 9 <= len(data) and data[place] == 0xFF:
-        marker, size = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
-            return height, width
-        place += 2 + size
-    return None
 
 
 def _unpack(data: bytes, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from armature.errors import ArmatureError, DatasetError, SpecMismatch
-from armature.filesystem import PARTIAL, Fs, sync_tree
+from armature.filesystem import PARTIAL, sync_tree
 from armature.spec import differences
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.episode import Episode
@@ -20,7 +19,7 @@ from data_collection.history import EpisodeRecord
 from data_collection.layout import EPISODES, episode_folder
 from data_collection.store import Dataset, create_dataset
 from data_collection.verify import verified_length
-from data_collection.writer_lock import remove_draft
+from data_collection.writer_lock import abandon_draft, remove_draft
 
 OnEpisode = Callable[[int], None]
 
@@ -72,13 +71,15 @@ def copy_episodes(
             for count, episode in enumerate(episodes, start=1):
                 _copy_episode(writer, dataset, episode)
                 on_episode(count)
-    except (ArmatureError, OSError):
-        with suppress(DatasetError):  # another copy may be writing it
-            remove_draft(draft)
+            # While the draft is still ours: another copy would remove it.
+            writer.fs.rename(draft, path)
+            writer.fs.sync(path.parent)
+    except ArmatureError:
+        abandon_draft(draft)
         raise
-    fs = Fs()
-    fs.rename(draft, path)
-    fs.sync(path.parent)
+    except OSError as error:
+        abandon_draft(draft)
+        raise DatasetError(f"{path}: cannot be written: {error}") from error
     return replace(dataset, path=path, files=type(dataset.files)(path))  # type: ignore[call-arg]
 
 
@@ -86,6 +87,8 @@ def _copy_episode(writer: DatasetWriter, dataset: Dataset, episode: Episode) -> 
     index = writer.next_index
     target = episode_folder(dataset.path, index)
     source = episode_folder(Path(episode.dataset), episode.index)
+    if not source.is_dir():
+        raise DatasetError(f"{episode.dataset}: episode {episode.index}: {source} is missing; repair it first")
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(f"*{PARTIAL}"))
     origin = {"dataset": Path(episode.dataset).name, "episode": episode.index}
     record = EpisodeRecord(index, {**episode.metadata, "copied_from": origin}, episode.record.streams, is_ended=True)

@@ -100,9 +100,9 @@ class DatasetWriter:
             raise OSError(f"{self.path} is no longer the folder that was opened")
         if entry["kind"] == END:
             entry["metadata"] = {"ended_utc": _now_utc()} | entry["metadata"]
+        line = commit_log.encode_line({**entry, LINE: self._next_line})
         # After a failed fsync nothing may be retried: the kernel has dropped the page, and a second try would pass.
         self._is_trustworthy = False
-        line = commit_log.encode_line({**entry, LINE: self._next_line})
         try:
             append_line(self.fs, self.path / LOG_NAME, line)
         except OSError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -9,7 +11,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 from rich.console import Console
 
-from armature.errors import ConfigError
+from armature.errors import ConfigError, DatasetError
 from data_collection import copying
 from data_collection.migrate import migrate
 from data_collection.repair import repair
@@ -76,7 +78,8 @@ class MigrateConfig:
 def repair_main(argv: list[str]) -> int:
     """Run `armature data repair`; the exit code is 1 when something had to be repaired."""
     config = _parse(RepairConfig, argv, "repair")
-    done = repair(config.dataset)
+    with _told(config.dataset):
+        done = repair(config.dataset)
     for line in done:
         _say(line)
     _say(f"{config.dataset}: {'repaired' if done else 'is sound, nothing was changed'}")
@@ -87,7 +90,7 @@ def relabel_main(argv: list[str]) -> int:
     """Run `armature data relabel`."""
     config = _parse(RelabelConfig, argv, "relabel")
     success = {"success": True, "failure": False, "incomplete": None}[config.outcome]
-    with open_dataset(config.dataset).writer() as writer:
+    with _told(config.dataset), open_dataset(config.dataset).writer() as writer:
         writer.relabel(config.episode, {"outcome": config.outcome, "success": success})
     _say(f"{config.dataset}: episode {config.episode} is now '{config.outcome}'")
     return 0
@@ -102,7 +105,7 @@ def drop_main(argv: list[str]) -> int:
         raise ConfigError(f"{config.dataset}: name the episodes to drop, by their numbers")
     for index in episodes:
         dataset.episode(index)
-    with dataset.writer() as writer:
+    with _told(config.dataset), dataset.writer() as writer:
         for index in episodes:
             writer.drop(index)
     _say(f"{config.dataset}: {len(episodes)} dropped, {len(dataset.episodes)} left")
@@ -138,6 +141,15 @@ def migrate_main(argv: list[str]) -> int:
 
 def _parse(config: type[C], argv: list[str], command: str) -> C:
     return tyro.cli(config, args=argv, prog=f"armature data {command}")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into one that names the dataset."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be written: {error}") from error
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,19 +151,25 @@ class Episode:
 
     def _frames(self, stream: str, layout: ArrayLayout, k: int, rows: list[int] | range) -> list[bytes]:
         file = f"{self._name(stream, DATA)}/{layout.file_name(k)}"
-        tail = blocks.index_bytes(layout)
         try:
-            if len(rows) * 2 > layout.rows:
-                shard = self.files.read(file)
-                index = blocks.decode_index(shard[-tail:], layout)
-                ranges = [blocks.frame_range(index, row, len(shard)) for row in rows]
-                return [shard[offset : offset + size] for offset, size in ranges]
-            size_bytes = self.files.size(file)
-            index = blocks.decode_index(self.files.read_range(file, max(0, size_bytes - tail), tail), layout)
-            ranges = [blocks.frame_range(index, row, size_bytes) for row in rows]
-            return [self.files.read_range(file, offset, size) for offset, size in ranges]
+            if len(rows) * 2 <= layout.rows:
+                # A running recording replaces the file at each commit, perhaps between two of these reads: then, as
+                # where it is damaged, all of it is read at once.
+                with suppress(ValueError):
+                    return self._few_frames(file, layout, rows)
+            shard = self.files.read(file)
+            index = blocks.decode_index(shard[-blocks.index_bytes(layout) :], layout)
+            ranges = [blocks.frame_range(index, row, len(shard)) for row in rows]
+            return [shard[offset : offset + size] for offset, size in ranges]
         except (OSError, ValueError) as error:
             raise self._damaged(stream, file, error) from error
+
+    def _few_frames(self, file: str, layout: ArrayLayout, rows: list[int] | range) -> list[bytes]:
+        """Read no more of a shard than its index and these frames, which stay where they are as it grows."""
+        size_bytes, tail = self.files.size(file), blocks.index_bytes(layout)
+        index = blocks.decode_index(self.files.read_range(file, max(0, size_bytes - tail), tail), layout)
+        ranges = [blocks.frame_range(index, row, size_bytes) for row in rows]
+        return [self.files.read_range(file, offset, size) for offset, size in ranges]
 
     def _decoded(self, stream: str, layout: ArrayLayout, frame: bytes) -> NDArray[np.uint8]:
         try:

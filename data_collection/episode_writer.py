@@ -188,8 +188,8 @@ class EpisodeWriter:
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Raise DatasetError unless `metadata` can be stored as JSON."""
+    """Raise DatasetError unless `metadata` can be stored as JSON, as the commit log does."""
     try:
-        json.dumps(dict(metadata), allow_nan=False)
+        json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"episode metadata cannot be stored as JSON: {error}") from error

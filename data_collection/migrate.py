@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ import zarr
 from numpy.typing import NDArray
 
 from armature.errors import ArmatureError, DatasetError
-from armature.filesystem import Fs
 from armature.spec import RobotSpec
 from data_collection.commit_log import LOG_NAME, decode_line
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.store import FORMAT, Dataset, create_dataset, open_dataset
-from data_collection.writer_lock import remove_draft
+from data_collection.writer_lock import abandon_draft, remove_draft
 
 _ROWS = 256
 
@@ -43,14 +41,16 @@ def migrate(old: Path, new: Path, on_episode: Callable[[int], None] = lambda _: 
             for count, entry in enumerate(entries, start=1):
                 _copy_episode(old, writer, entry)
                 on_episode(count)
-        _compare(old, dataset, entries)
+            # While the draft is still ours: another migration would remove it.
+            _compare(old, dataset, entries)
+            writer.fs.rename(draft, new)
+            writer.fs.sync(new.parent)
     except ArmatureError:
-        with suppress(DatasetError):  # another migration may be writing it
-            remove_draft(draft)
+        abandon_draft(draft)
         raise
-    fs = Fs()
-    fs.rename(draft, new)
-    fs.sync(new.parent)
+    except OSError as error:
+        abandon_draft(draft)
+        raise DatasetError(f"{new}: cannot be written: {error}") from error
     return open_dataset(new)
 
 

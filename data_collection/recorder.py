@@ -135,7 +135,8 @@ class Recorder:
     def end(self, success: bool | None, termination: str = "") -> EpisodeSummary:
         """Write what is queued, commit the episode and return what it holds.
 
-        Raises DatasetError when the disk failed or was low: what had been committed stays, as an incomplete episode.
+        Raises DatasetError when the disk failed or was low: what had been committed stays, as an incomplete episode;
+        where nothing had, nothing stays.
         """
         outcome = {True: SUCCESS, False: FAILURE, None: ""}[success]
         take = self._finish()
@@ -157,11 +158,22 @@ class Recorder:
             raise DatasetError(f"episode {take.writer.index} could not be discarded: {error}") from error
 
     def relabel_last(self, success: bool) -> int:
-        """Change the outcome of the last ended episode; return its number."""
-        if self.is_recording or self._last_ended is None:
+        """Change the outcome of the last episode, which `end` has ended; return its number.
+
+        Raises DatasetError when the disk fails, and where the last episode broke off or was discarded: what is said of
+        it must not change the one before.
+        """
+        last = self._take or self._last
+        if self.is_recording or last is None or self._last_ended is None:
             raise DatasetError("no episode has been ended that could be relabelled; end one first")
-        self._writer.relabel(self._last_ended, {"outcome": SUCCESS if success else FAILURE, "success": success})
-        return self._last_ended
+        index = last.writer.index
+        if index != self._last_ended:
+            raise DatasetError(f"episode {index} broke off or was discarded; only one that was ended can be relabelled")
+        try:
+            self._writer.relabel(index, {"outcome": SUCCESS if success else FAILURE, "success": success})
+        except OSError as error:
+            raise DatasetError(f"episode {index} could not be relabelled: {error}") from error
+        return index
 
     def close(self) -> None:
         """Close a running episode as incomplete, with all that came, and give the dataset back."""
@@ -185,7 +197,8 @@ class Recorder:
             except OSError as error:
                 take.fault = f"writing failed: {error}"
         if take.fault:
-            raise DatasetError(f"episode {index} is incomplete: {take.fault}")
+            kept = f"episode {index} is incomplete" if take.writer.committed else f"nothing of episode {index} was kept"
+            raise DatasetError(f"{kept}: {take.fault}")
         self._last_ended = index
 
     def _finish(self) -> Take:

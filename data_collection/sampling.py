@@ -93,7 +93,8 @@ def outcome_of(episode: Episode) -> str:
 def returns(episodes: Sequence[Episode]) -> NDArray[np.float64]:
     """Return each episode's return: the sum of its rewards; where no episode has any, 1 for success and 0 for failure.
 
-    An incomplete episode did not succeed. Raises DatasetError naming the episode that says neither.
+    An incomplete episode did not succeed. Raises DatasetError naming the episode that says neither, or whose rewards
+    have no finite sum.
     """
     rewarded = [episode for episode in episodes if episode.length(REWARD)]
     if not rewarded:
@@ -102,7 +103,7 @@ def returns(episodes: Sequence[Episode]) -> NDArray[np.float64]:
         if not episode.length(REWARD):
             has = f"episode {rewarded[0].index} has rewards, this one has none"
             raise DatasetError(f"{episode.dataset}: episode {episode.index}: its return is not known: {has}")
-    return np.array([float(episode.read(REWARD)[2].sum()) for episode in episodes])
+    return np.array([_return(episode) for episode in episodes])
 
 
 def advantages(scores: NDArray[np.float64], states: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -166,6 +167,13 @@ def _check(config: SamplingConfig) -> None:
 
 def _owners(windows: Windows) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(windows.lengths)), windows.lengths)
+
+
+def _return(episode: Episode) -> float:
+    total = float(episode.read(REWARD)[2].sum())
+    if not np.isfinite(total):
+        raise DatasetError(f"{episode.dataset}: episode {episode.index}: the sum of its rewards is {total}")
+    return total
 
 
 def _success(episode: Episode) -> float:

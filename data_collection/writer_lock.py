@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from armature.errors import DatasetError
@@ -45,6 +46,12 @@ def remove_draft(draft: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
     finally:
         lock.release()
+
+
+def abandon_draft(draft: Path) -> None:
+    """Remove a dataset whose making has failed, unless another process is writing it already."""
+    with suppress(DatasetError):
+        remove_draft(draft)
 
 
 def _describe_owner(content: bytes) -> str:

@@ -18,12 +18,12 @@ from policies.chunk_replay import ChunkLayout
 from policies.dsrl import Dsrl
 from policies.dsrl_learner import DsrlLearner, DsrlLearnerConfig
 from policies.noise_decoder import NoiseDecoder
-from policies.online_state import OnlineState, require_state
+from policies.online_state import Before, OnlineState, require_state
 from policies.replay import Replay
 from policies.train_dsrl_data import demonstration_chunks
 from policies.train_dsrl_robots import ChunkTransition, SteeredRobots
 from policies.train_online import Episodes, Evaluation, OnlineConfig, OnlineTraining, tell_end
-from policies.train_residual_data import open_demonstrations
+from policies.train_residual_data import open_demonstrations, origins_of
 from policies.train_residual_log import ResidualLog, require_new
 from policies.train_residual_robots import Style
 from sim.corrected_world import PolicyNeeds
@@ -75,10 +75,10 @@ def train_dsrl(config: DsrlTrainConfig) -> list[Evaluation]:
     def keep(path: Path) -> None:
         path.with_suffix(".bin").write_bytes(learner.weights().to_bytes())
 
-    state = OnlineState(config.out, to_plain(config), base.policy_id, dsrl, online)
-    begun, evaluations = state.load(learner) if config.resume else (0, 0)
-    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep, evaluations) as log:
-        return _train(config, decoder, learner, worlds, log, layout, state, begun)
+    state = OnlineState(config.out, to_plain(config), origins_of(base.policy_id, config.dataset), dsrl, online)
+    before = state.load(learner) if config.resume else Before()
+    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep, before.curve) as log:
+        return _train(config, decoder, learner, worlds, log, layout, state, before.begun)
 
 
 def _train(

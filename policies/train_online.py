@@ -13,7 +13,7 @@ from rich.console import Console
 from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError
 from policies.online_learner import OnlineLearner
-from policies.online_state import OnlineState
+from policies.online_state import Before, OnlineState
 from policies.train_log import interruption
 from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import Style
@@ -51,7 +51,7 @@ class OnlineConfig:
     threads: int = 1
     """CPU threads of torch; the networks are too small for more."""
     resume: bool = False
-    """Go on from `out`/state, with as many or more steps than it was begun with."""
+    """Go on from `out`/state, with more steps if you like."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
@@ -113,7 +113,7 @@ class OnlineTraining:
     ) -> None:
         """`take` hands a transition to the learner; robots are made of the numbers of their worlds and episodes.
 
-        `state` is what it can be gone on from; `begun` episodes there were before.
+        `state` is what it can be gone on from; `begun` episodes, and the log's curve, there were before.
         """
         self._config, self._warmup_steps, self._learner, self._log = config, warmup_steps, learner, log
         self._learning_robots, self._judged_robots, self._take = learning_robots, judged_robots, take
@@ -141,9 +141,8 @@ class OnlineTraining:
                     if transition.is_last:
                         self._tell_end(transition)
                 self._log.step(self.step, figures, self._learner)
-                if self.step // config.evaluate_every_steps >= len(self.curve):
+                if self.step // config.evaluate_every_steps > self.curve[-1].step // config.evaluate_every_steps:
                     self._evaluate(self._learner.share)
-        if self.step > self.curve[-1].step:
             self._conclude(interrupted.is_set())
         return self.curve
 
@@ -154,11 +153,11 @@ class OnlineTraining:
             yield first + number, style_of(number)
 
     def _conclude(self, is_interrupted: bool) -> None:
-        """Judge what was learned since the last evaluation; who interrupts does not wait for that, but keeps it."""
-        if is_interrupted:
+        """Keep what was learned since the last evaluation, and judge it, for which who interrupts does not wait."""
+        if is_interrupted or self.step > self.curve[-1].step:
             self._log.keep_newest()
             self._save()
-        else:
+        if self.step > self.curve[-1].step and not is_interrupted:
             self._evaluate(self._learner.share)
 
     def _learn(self) -> dict[str, float]:
@@ -196,7 +195,7 @@ class OnlineTraining:
 
     def _save(self) -> None:
         if self._state is not None:
-            self._state.save(self._learner, self._begun, len(self.curve))
+            self._state.save(self._learner, Before(self._begun, tuple(self._log.curve)))
 
 
 def tell_end(out: Path, command: str, wall_s: float, curve: list[Evaluation]) -> None:

@@ -20,7 +20,7 @@ from policies.chunk_policy import ChunkPolicy
 from policies.device import require_device
 from policies.exploration import is_judged
 from policies.frame_replay import FrameReplay
-from policies.online_state import OnlineState, require_state
+from policies.online_state import Before, OnlineState, require_state
 from policies.pixel_td3 import PixelTd3
 from policies.replay import Layout, NStep, Replay
 from policies.residual_encoder import ResidualEncoder
@@ -31,7 +31,13 @@ from policies.residual_td3 import ResidualTd3
 from policies.residual_view import ResidualView
 from policies.standing import Standing
 from policies.train_online import Episodes, Evaluation, OnlineConfig, OnlineTraining, tell_end
-from policies.train_residual_data import demonstration_rows, open_demonstrations, shown_px, statistics_of
+from policies.train_residual_data import (
+    demonstration_rows,
+    open_demonstrations,
+    origins_of,
+    shown_px,
+    statistics_of,
+)
 from policies.train_residual_log import ResidualLog, require_new
 from policies.train_residual_robots import CorrectedRobots, Style, Transition
 from sim.corrected_world import PolicyNeeds
@@ -100,9 +106,9 @@ def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
             shown.save_to(path / "demonstrations", config.task)
 
     state = _state(config, base.policy_id, td3, online)
-    begun, evaluations = state.load(learner) if state and config.resume else (0, 0)
-    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep, evaluations) as log:
-        return _Run(config, base, view, learner, online, worlds, log).finish(state, begun)
+    before = state.load(learner) if state and config.resume else Before()
+    with worlds, ResidualLog(config.out, config.steps, to_plain(config), keep, before.curve) as log:
+        return _Run(config, base, view, learner, online, worlds, log).finish(state, before.begun)
 
 
 def _state(
@@ -111,7 +117,7 @@ def _state(
     """Return what the training is gone on from; None where it looks at cameras."""
     if isinstance(td3, PixelTd3) or isinstance(online, FrameReplay):
         return None
-    return OnlineState(config.out, to_plain(config), base_id, td3, online)
+    return OnlineState(config.out, to_plain(config), origins_of(base_id, config.dataset), td3, online)
 
 
 def _demonstrations(

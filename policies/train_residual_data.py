@@ -58,6 +58,11 @@ def shown_px(path: Path, sight: Sight) -> int:
     return offered[sight.cameras[0]][0]
 
 
+def origins_of(base_id: str, dataset: Path | None) -> dict[str, str | None]:
+    """Return what a training begins with, wherever that lies."""
+    return {"base policy": base_id, "demonstrations": None if dataset is None else open_dataset(dataset).fingerprint}
+
+
 def open_demonstrations(
     path: Path, spec: RobotSpec, task: str, sight: Sight | None = None, base_sees: Sequence[str] = ()
 ) -> list[Arrays]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,20 +35,26 @@ class ResidualLog:
     """Use it in a `with` block."""
 
     def __init__(
-        self, out: Path, steps: int, config: Mapping[str, Any], keep: Callable[[Path], None], evaluations: int = 0
+        self,
+        out: Path,
+        steps: int,
+        config: Mapping[str, Any],
+        keep: Callable[[Path], None],
+        curve: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Make the folder, or go on after so many `evaluations`; raise ConfigError where there is something in it.
+        """Make the folder, or go on after a `curve`; raise ConfigError where there is something in it.
 
         `keep` writes what is learned to a path, in place of what is there.
         """
-        if not evaluations:
+        if not curve:
             require_new(out)
         out.mkdir(parents=True, exist_ok=True)
-        self._out, self._keep = out, keep
-        self.curve = self._gone_on_from(evaluations)
-        self._best = max((point["successes"] for point in self.curve), default=-1)
+        self._out, self._keep, self.curve = out, keep, list(curve)
+        self._best = self._best_so_far()
+        self._write_curve()
         (out / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n")
-        self._writer = SummaryWriter(str(out / "tensorboard"))
+        purged = curve[-1]["step"] + 1 if curve else None
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=purged)
         self._console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
         self._progress = Progress(TextColumn("{task.description}"), *columns, console=self._console)
@@ -56,14 +62,16 @@ class ResidualLog:
         self._logged = -1
         self._outcomes: list[bool] = []
 
-    def _gone_on_from(self, evaluations: int) -> list[dict[str, Any]]:
-        """Return the curve so far, and forget what came after it: it was lost with the process that had learned it."""
+    def _best_so_far(self) -> int:
+        """Return how often the best succeeded: it may be of a point after which nothing was saved any more."""
         file = self._out / CURVE
-        lines = file.read_text().splitlines()[:evaluations] if evaluations else []
-        if len(lines) < evaluations:
-            raise ConfigError(f"{file}: has {len(lines)} lines, there were {evaluations} evaluations")
-        file.write_text("".join(f"{line}\n" for line in lines))
-        return [json.loads(line) for line in lines]
+        lost = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return max((point["successes"] for point in (*lost, *self.curve)), default=-1)
+
+    def _write_curve(self) -> None:
+        draft = self._out / f".{CURVE}.draft"
+        draft.write_text("".join(json.dumps(point) + "\n" for point in self.curve))
+        draft.replace(self._out / CURVE)
 
     def __enter__(self) -> ResidualLog:
         self._progress.start()
@@ -107,11 +115,9 @@ class ResidualLog:
             highlight=False,
             soft_wrap=True,
         )
-        with (self._out / CURVE).open("a") as file:
-            file.write(
-                json.dumps({**asdict(found), "cuts": learner.guard.cuts, "returns": learner.guard.returns}) + "\n"
-            )
         self.keep_newest()
         if found.successes > self._best:
             self._best = found.successes
             self._keep(self._out / "best")
+        self.curve.append({**asdict(found), "cuts": learner.guard.cuts, "returns": learner.guard.returns})
+        self._write_curve()

@@ -25,10 +25,10 @@ from data_collection.store import create_dataset
 from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD
 from sim.defaults import default_scheduler, limits_for
 from sim.environment import make_env
-from sim.evaluate import require_own, world_for
+from sim.evaluate import require_own, require_task_of, world_for
 from sim.expert import make_expert
 from sim.rollout import EpisodeResult, rollout
-from sim.tasks import SimConfig, require_task_of, robot_spec
+from sim.tasks import SimConfig, robot_spec
 
 ATTEMPTS_PER_EPISODE = 3
 

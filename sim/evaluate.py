@@ -25,7 +25,7 @@ from sim.environment import make_env
 from sim.evaluation_report import print_report, require_writable, write_report
 from sim.intervals import wilson_interval
 from sim.rollout import EpisodeResult, rollout
-from sim.tasks import SimConfig, horizon_steps, require_task_of, robot_spec, task_of
+from sim.tasks import SimConfig, horizon_steps, require_learned, robot_spec, task_of
 
 CONFIDENCE = 0.95
 _CHECKPOINTS_ONLY = ("prompt", "engine", "device", "render_profile")
@@ -121,6 +121,13 @@ def world_for(
     action = "tcp_delta" if spec.action.kind == "tcp_delta" else "joint_position"
     robot = spec.name if spec.name in ARMS else SimConfig.robot
     return SimConfig(task, action, bool(images), size, horizon_steps, render_profile=render_profile, robot=robot)
+
+
+def require_task_of(checkpoint: Path, task: str) -> None:
+    """Raise ConfigError where a checkpoint has learned another task."""
+    from policies.checkpoint import read_document
+
+    require_learned(task, read_document(checkpoint)["provenance"], checkpoint)
 
 
 def require_own(policy: Policy, asked: Mapping[str, Any]) -> None:

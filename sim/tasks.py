@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from armature.errors import ConfigError, unknown
 from armature.spec import (
@@ -171,11 +171,9 @@ def _pose(name: str) -> ArraySpec:
     return ArraySpec(name, (7,), "float32", "m", "base", labels=POSE_LABELS)
 
 
-def require_task_of(checkpoint: Path, task: str) -> None:
-    """Raise ConfigError where a checkpoint says that it was trained on another task, whose robot may be the same."""
-    from policies.checkpoint import read_document
-
-    trained = read_document(checkpoint)["provenance"].get("training", {}).get("task", task)
+def require_learned(task: str, provenance: Mapping[str, Any], checkpoint: Path) -> None:
+    """Raise ConfigError where a checkpoint says that it has learned another task, whose robot may be the same."""
+    learned = provenance.get("training", {}).get("task", task)
     # Of a name that is none of the simulated tasks', as in recordings of real robots, nothing follows.
-    if trained != task and trained in TASKS:
-        raise ConfigError(f"task '{task}': {checkpoint} was trained on '{trained}'; say --task {trained}")
+    if learned != task and learned in TASKS:
+        raise ConfigError(f"task '{task}': {checkpoint} was trained on '{learned}'; say --task {learned}")

@@ -105,8 +105,9 @@ class SafetyGate:
         return all(-_STILL <= velocity <= _STILL for velocity in self._velocity)
 
     def arm(self, tick: Tick, measured: Sample) -> None:
-        """Let requests through, starting at rest from `measured`; the only way out of LATCHED.
+        """Let requests through, starting at rest; the only way out of LATCHED.
 
+        It starts from where the arm was held, unless `measured` is off that: then from there.
         Raises InvalidValue unless it has the action's size, is finite and fresh, and the commands stand still.
         """
         if not self.is_at_rest:
@@ -118,7 +119,7 @@ class SafetyGate:
             age_s = (tick.steady_ns - measured.received_ns) / 1e9
             raise InvalidValue(f"cannot arm: the measured state is {age_s:.3f} s old")
         self._requests.begin()
-        self._rest_at(self._watch.state or [])
+        self._rest_at((self._watch.state if self._is_left() else self._position) or [])
         # As if it had been commanded one period ago, so that the tick itself may already move.
         self._last_ns = tick.steady_ns - self._period_ns
         self.state, self.fault = GateState.ARMED, None

@@ -18,7 +18,7 @@ from data_collection.audit.skew import Lag, content_lag
 from data_collection.audit.timing import Span, Timing
 from data_collection.audit.traces import ImageTrace, VectorTrace, read_trace
 from data_collection.store import Dataset, Episode
-from data_collection.streams import ACTION_EXECUTED
+from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, OPTIONAL
 
 ABSOLUTE_ACTIONS = ("joint_position", "planar_position")
 
@@ -93,6 +93,8 @@ class _Examiner:
         for array in self.spec.observation:
             if array.name != self.motion_name:
                 yield from self._observation(array.name, motion)
+        for name in OPTIONAL:
+            yield from self._optional(name)
 
     def _end(self) -> Iterator[Finding]:
         if not self.episode.is_complete:
@@ -109,9 +111,10 @@ class _Examiner:
             yield self._whole("damaged", 1, str(error), stream)
             return None
         dropped, received = _drops(self.episode.metadata, stream)
-        figures = StreamFigures(Timing.of(trace.stamps_ns), dropped, int(trace.repeats.sum()))
-        self.audit.streams[stream] = figures
-        if len(trace.stamps_ns) == 0:
+        if len(trace.stamps_ns) or dropped or stream not in OPTIONAL:
+            figures = StreamFigures(Timing.of(trace.stamps_ns), dropped, int(trace.repeats.sum()))
+            self.audit.streams[stream] = figures
+        if len(trace.stamps_ns) == 0 and stream not in OPTIONAL:
             yield self._whole("missing", 1, "has no sample", stream)
         if dropped > self.config.drop_fraction * received:
             message = f"{dropped} of {received} samples were dropped while recording"
@@ -155,6 +158,12 @@ class _Examiner:
     def _vector(self, name: str, trace: VectorTrace, motion: Motion) -> Iterator[Finding]:
         yield from content.not_finite(self.index, name, trace, self.span)
         yield from content.frozen_vector(self.index, name, trace, motion, False, self.span, self.config)
+
+    def _optional(self, name: str) -> Iterator[Finding]:
+        trace = yield from self._read(name)
+        # A request of NaN says that nothing was asked for.
+        if trace is not None and name != ACTION_REQUESTED:
+            yield from content.not_finite(self.index, name, trace, self.span)
 
     def _timing(
         self, name: str, trace: VectorTrace | ImageTrace, rate_hz: float, exact: bool = False

@@ -11,7 +11,7 @@ Severity = Literal["fault", "note"]
 KINDS: dict[str, tuple[Severity, str]] = {
     "damaged": ("fault", "files are not what was committed"),
     "missing": ("fault", "an observation or the executed commands have no sample"),
-    "not_finite": ("fault", "NaN or infinity in an observation or an executed command"),
+    "not_finite": ("fault", "NaN or infinity in an observation, an executed command or a reward"),
     "gap": ("fault", "no sample for too long, also at the begin and at the end"),
     "rate": ("fault", "commands not at the spec's rate, or an observation slower than it"),
     "drops": ("fault", "the recorder counted samples that it could not keep"),

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from armature.alignment import newest_not_after
+from armature import alignment
+from armature.alignment import StreamPolicy, newest_not_after
 from armature.config import from_plain
-from armature.errors import DatasetError
+from armature.errors import DatasetError, InvalidValue
 from armature.spec import ArraySpec
 from data_collection.converters.foreign_array import ForeignArray, Plan
 from data_collection.store import Dataset, Episode
@@ -122,18 +123,17 @@ def align(episode: Episode, streams: tuple[str, ...]) -> AlignedEpisode:
     needed = [name for name in streams if name not in OPTIONAL]
     if empty := [name for name in (ACTION_EXECUTED, *needed) if episode.length(name) == 0]:
         raise DatasetError(f"{_name(episode)} has no samples of {', '.join(dict.fromkeys(empty))}")
-    first = int(np.searchsorted(ticks_ns, max(stamps[name][0] for name in needed)))
-    ticks_ns = ticks_ns[first:]
+    try:
+        policies = dict.fromkeys(needed, StreamPolicy("newest", MAX_AGE_NS))
+        found = alignment.align({name: stamps[name] for name in needed}, ticks_ns, policies)
+    except InvalidValue as error:
+        raise DatasetError(f"{_name(episode)}: {error}") from error
+    ticks_ns = ticks_ns[found.ticks]
     if len(ticks_ns) == 0:
         raise DatasetError(f"{_name(episode)} ended before every observation had a sample")
-    rows = {name: newest_not_after(stamps_ns, ticks_ns, MAX_AGE_NS) for name, stamps_ns in stamps.items()}
-    for name in needed:
-        if len(stale := np.flatnonzero(rows[name] < 0)):
-            at_s = (ticks_ns[stale[0]] - ticks_ns[0]) / 1e9
-            raise DatasetError(
-                f"{_name(episode)}: {name} is silent for more than {MAX_AGE_NS / 1e9:g} s at {at_s:.2f} s"
-            )
-    return AlignedEpisode(episode, ticks_ns, rows)
+    # Where these have no sample, that is no error, and no reason to leave the tick out.
+    optional = {n: newest_not_after(s, ticks_ns, MAX_AGE_NS) for n, s in stamps.items() if n in OPTIONAL}
+    return AlignedEpisode(episode, ticks_ns, found.index | optional)
 
 
 def _exported_streams(dataset: Dataset, episodes: list[Episode], leave_out: tuple[str, ...]) -> list[str]:

@@ -70,7 +70,9 @@ class Plan:
         """Rebuild a plan; raise DatasetError naming `what` where it is malformed."""
         try:
             plan = from_plain(cls, data)
-        except ConfigError as error:
+            for part in (plan.spec.action, plan.spec.observation):
+                require_rate(part.rate_hz)
+        except (ConfigError, DatasetError) as error:
             raise DatasetError(f"{what}: {error}") from error
         for name, array in plan.arrays.items():
             require_plausible(f"{what}: {name}", array.shape, _dtype(array.dtype, f"{what}: {name}"))
@@ -153,12 +155,14 @@ def require_rate(rate_hz: float) -> float:
     return rate_hz
 
 
-def require_finite(actions: NDArray[np.float64], what: str) -> NDArray[np.float64]:
-    """Return `actions`; raise DatasetError naming the first row that no robot could have executed."""
-    if not np.isfinite(actions).all():
-        row = int(np.flatnonzero(~np.isfinite(actions).all(axis=1))[0])
-        raise DatasetError(f"{what}: action {row} is not finite: {actions[row].tolist()}")
-    return actions
+def require_finite(stream: str, values: NDArray[Any], what: str) -> NDArray[Any]:
+    """Return the values (N, D) of a stream; raise DatasetError naming the first action that no robot could have
+    executed, or reward that would spoil the sum."""
+    word = {ACTION_EXECUTED: "action", REWARD: "reward"}.get(stream)
+    if word is not None and not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise DatasetError(f"{what}: {word} {row} is not finite: {values[row].tolist()}")
+    return values
 
 
 def exact_cast(values: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:

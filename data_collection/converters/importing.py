@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from armature.errors import ArmatureError, DatasetError, InvalidValue
@@ -13,7 +12,7 @@ from data_collection.converters.source import Source, SourceEpisode, fingerprint
 from data_collection.dataset_writer import DatasetWriter
 from data_collection.store import Dataset, create_dataset, open_dataset
 from data_collection.streams import ACTION_EXECUTED
-from data_collection.writer_lock import remove_draft
+from data_collection.writer_lock import abandon_draft, remove_draft
 
 
 def import_source(source: Source, path: Path, on_episode: Callable[[int], None] = lambda _: None) -> Dataset:
@@ -32,8 +31,7 @@ def import_source(source: Source, path: Path, on_episode: Callable[[int], None] 
             _copy(source, dataset, writer, on_episode)
             _rename(draft, path)
     except ArmatureError:
-        with suppress(DatasetError):  # another import may be writing it
-            remove_draft(draft)
+        abandon_draft(draft)
         raise
     except OSError as error:
         raise DatasetError(f"{path}: cannot be written: {error}; the same import goes on where it was") from error

@@ -13,7 +13,7 @@ import yaml
 from armature.config import from_plain
 from armature.errors import ConfigError, unknown
 from armature.spec import ActionKind, ActionSpec, ArraySpec, ObservationSpec, RobotSpec
-from data_collection.converters.foreign_array import ForeignArray, Plan, foreign
+from data_collection.converters.foreign_array import ForeignArray, Plan, foreign, require_rate
 from data_collection.streams import ACTION_EXECUTED, REWARD
 
 SHIPPED = Path(__file__).parent / "mappings"
@@ -76,7 +76,9 @@ def load_mapping(name_or_path: str) -> DatasetMapping:
 
 
 def mapped_plan(mapping: DatasetMapping, offered: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> Plan:
-    """Plan an import by a mapping; raise ConfigError where it names an array that is not `offered`."""
+    """Plan an import by a mapping; raise ConfigError where it names an array that is not `offered`, DatasetError on a
+    rate of which no stamps can be made."""
+    require_rate(mapping.rate_hz)
     for key in (mapping.action.key, *(stream.key for stream in mapping.streams.values())):
         if key not in offered:
             raise ConfigError(f"mapping: {unknown('array', key, offered)}")

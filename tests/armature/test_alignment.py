@@ -125,5 +125,8 @@ def test_a_config_gives_every_stream_its_policy():
         config.policies(("a", "c"))
     with pytest.raises(ConfigError, match="a is named both in hold and in drop"):
         AlignmentConfig(hold=("a",), drop=("a",)).policies(("a",))
+    for ages in ({"max_age_s": float("inf")}, {"max_ages_s": {"a": float("nan")}}):
+        with pytest.raises(ConfigError, match=r"a maximum age is (inf|nan) s, must be finite; .* in `hold`"):
+            AlignmentConfig(**ages)
     with pytest.raises(ConfigError, match="max_age_ns is -1"):
         StreamPolicy(max_age_ns=-1)

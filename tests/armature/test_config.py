@@ -77,6 +77,8 @@ def test_fields_with_a_default_may_be_left_out():
     ("data", "message"),
     [
         (plain(nett={}), "unknown key of Run 'nett'. Did you mean 'net'?.*Valid: colour, extra, fast"),
+        # `on: 1` in YAML.
+        (plain() | {True: 1}, "unknown key of Run 'True'.*Valid: colour, extra, fast"),
         (plain(net={"width": 1, "depth": 2}), r"unknown key of net \(Net\) 'depth'.*Valid: kind, rate, width"),
         (plain(net={}), r"net \(Net\) lacks key 'width'. Valid: kind, rate, width"),
         (plain(net={"width": "wide"}), "net.width: expected int, got 'wide'"),

@@ -261,6 +261,10 @@ def test_disarmed_an_arm_that_hangs_below_its_command_does_not_sink_and_its_grip
     driver.ask(None, measured=driver.measured([0.5, 0.25, 0.04]))
     commands = [driver.ask(None, measured=driver.measured([0.5, 0.25 - 0.09, 0.03])) for _ in range(50)]
     assert {tuple(command.action.tolist()) for command in commands} == {(0.5, 0.25, 0.04)}
+    # Armed, it goes on from there: else each arming would let it down, and open the gripper.
+    driver.gate.arm(driver.tick, driver.measured([0.5, 0.16, 0.03]))
+    assert driver.ask(None, measured=driver.measured([0.5, 0.16, 0.03])).action.tolist() == [0.5, 0.25, 0.04]
+    driver.gate.disarm()
     # Beyond what an arm may be off its command, somebody has moved it.
     assert driver.ask(None, measured=driver.measured([0.5, 0.14, 0.03])).action.tolist() == [0.5, 0.14, 0.03]
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from armature.cli import main
 from armature.errors import DatasetError
+from armature.filesystem import Fs
 from armature.spec import RobotSpec
 from data_collection.copying import merge
 from data_collection.migrate import migrate
@@ -172,6 +177,16 @@ def test_a_damaged_episode_is_not_copied(tmp_path: Path, dataset: Dataset, capsy
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+def test_an_episode_without_its_folder_is_named_and_leaves_no_copy(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(dataset.path / "episodes/000001")
+    assert run("merge", dataset.path, "--out", tmp_path / "copy") == 2
+    assert "episode 1: " in (told := capsys.readouterr().err)
+    assert "episodes/000001 is missing; repair it first" in told
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
 @pytest.fixture
 def version_1(tmp_path: Path) -> Path:
     """Two episodes (5 and 300 steps) as the first format version wrote them."""
@@ -205,6 +220,48 @@ def test_a_second_migration_leaves_the_draft_of_a_running_one_alone(tmp_path: Pa
             migrate(version_1, tmp_path / "new")
 
     assert len(migrate(version_1, tmp_path / "new", migrate_again).episodes) == 2
+
+
+def test_a_migration_holds_its_draft_until_it_has_its_name(
+    tmp_path: Path, version_1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, refused = Episode.read, list[str]()
+
+    def read_as_another_begins(episode: Episode, stream: str) -> Any:
+        try:
+            migrate(version_1, tmp_path / "new")
+        except DatasetError as error:
+            refused.append(str(error))
+        return read(episode, stream)
+
+    # It reads its own copy only to compare it, at the end.
+    monkeypatch.setattr(Episode, "read", read_as_another_begins)
+    assert len(migrate(version_1, tmp_path / "new").episodes) == 2
+    assert refused
+    assert all("is being written by" in message for message in refused)
+
+
+def refuse(_: Fs, path: Path, data: bytes) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+@pytest.mark.parametrize("command", ["merge", "split", "migrate", "relabel", "drop"])
+def test_a_full_disk_is_told_in_one_line_and_leaves_no_draft(
+    tmp_path: Path, dataset: Dataset, version_1: Path, command: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {
+        "merge": (dataset.path, "--out", tmp_path / "a"),
+        "split": (dataset.path, "--first", tmp_path / "a", "--second", tmp_path / "b", "--fraction", 0.7),
+        "migrate": (version_1, tmp_path / "a"),
+        "relabel": (dataset.path, 1, "failure"),
+        "drop": (dataset.path, 1),
+    }
+    # No room for another line of a commit log.
+    monkeypatch.setattr(Fs, "append", refuse)
+    assert run(command, *arguments[command]) == 2
+    assert re.fullmatch(r"armature: .*: (cannot be|episode 0).*No space left.*\n", capsys.readouterr().err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old", "set"]
+    assert [episode.outcome for episode in dataset.episodes] == ["success"] * 3
 
 
 @pytest.mark.fault(row=51)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from armature.errors import ConfigError, DatasetError
 from armature.spec import ArraySpec, RobotSpec
 from data_collection import blocks
+from data_collection.episode_writer import EpisodeWriter
+from data_collection.files import LocalFiles
 from data_collection.layout import ArrayLayout, data_layout
 from data_collection.store import Dataset, create_dataset, open_dataset
 
@@ -80,6 +82,33 @@ def test_rows_are_read_alone(dataset: Dataset, rows: list[int]) -> None:
     (episode,) = dataset.episodes
     for name in ("camera/scene", "joint/position"):
         np.testing.assert_array_equal(episode.read_rows(name, rows), episode.read(name)[2][rows])
+
+
+@dataclass(frozen=True)
+class FilesOfARecording(LocalFiles):
+    """A folder in which another image is committed whenever somebody has asked for the size of a file."""
+
+    episode: EpisodeWriter
+
+    def size(self, name: str) -> int:
+        size_bytes = super().size(name)
+        row = np.array([self.episode.committed["camera/scene"]])
+        self.episode.append("camera/scene", row, row, smooth_images(1))
+        self.episode.commit()
+        return size_bytes
+
+
+def test_an_image_can_be_read_while_the_next_ones_are_committed(tmp_path: Path, robot: RobotSpec) -> None:
+    dataset = create_dataset(tmp_path / "set", robot, "lift")
+    with dataset.writer() as writer:
+        recorded = writer.begin()
+        recorded.append("camera/scene", np.arange(3), np.arange(3), smooth_images(3))
+        recorded.commit()
+        (episode,) = dataset.episodes
+        episode = replace(episode, files=FilesOfARecording(dataset.path, recorded))
+        for row, image in enumerate(smooth_images(3)):
+            np.testing.assert_array_equal(episode.read_rows("camera/scene", [row]), image[None])
+        assert recorded.committed["camera/scene"] == 6
 
 
 def test_a_row_that_is_not_there_is_named(dataset: Dataset) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armature.errors import ConfigError, DatasetError
+from armature.filesystem import Fs
 from armature.spec import RobotSpec
 from data_collection.byte_queue import ByteQueue
 from data_collection.recorder import Recorder, RecorderConfig
@@ -182,6 +185,64 @@ def test_the_last_episode_can_be_relabelled(dataset: Dataset) -> None:
             recorder.end(success=True)
         assert recorder.relabel_last(success=False) == 1
     assert [(e.outcome, e.metadata["success"]) for e in dataset.episodes] == [("success", True), ("failure", False)]
+
+
+class FullFs(Fs):
+    """A disk that may be full for files, or for what is added to one."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+
+    def write(self, path: Path, data: bytes | memoryview) -> None:
+        self._require_room("write", path)
+        super().write(path, data)
+
+    def append(self, path: Path, data: bytes) -> None:
+        self._require_room("append", path)
+        super().append(path, data)
+
+    def _require_room(self, kind: str, path: Path) -> None:
+        if kind in self.refused:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_label_that_the_disk_refuses_is_told_and_the_next_recorder_goes_on(dataset: Dataset) -> None:
+    fs = FullFs()
+    with Recorder(dataset, CONFIG, fs=fs) as recorder:
+        recorder.start({})
+        recorder.end(success=True)
+        fs.refused = {"append"}
+        with pytest.raises(DatasetError, match=r"episode 0 could not be relabelled: .*No space left"):
+            recorder.relabel_last(success=False)
+    fs.refused.clear()
+    with Recorder(dataset, CONFIG, fs=fs) as recorder:
+        assert recorder.start({}) == 1
+        recorder.end(success=False)
+        assert recorder.relabel_last(success=True) == 1
+    assert [episode.outcome for episode in dataset.episodes] == ["success", "success"]
+
+
+def test_a_label_for_an_episode_that_broke_off_does_not_change_the_one_before(dataset: Dataset) -> None:
+    fs = FullFs()
+    with Recorder(dataset, replace(CONFIG, commit_period_s=0.02), fs=fs) as recorder:
+        recorder.start({})
+        recorder.end(success=True)
+        recorder.start({})
+        fs.refused = {"write"}
+        recorder.add("joint/position", 5, 5, np.ones(2, np.float32))
+        wait_for(lambda: not recorder.is_recording)
+        with pytest.raises(DatasetError, match="episode 1 broke off or was discarded"):
+            recorder.relabel_last(success=False)
+        with pytest.raises(DatasetError, match=r"nothing of episode 1 was kept: writing failed: .*No space left"):
+            recorder.end(success=False)
+        with pytest.raises(DatasetError, match="episode 1 broke off or was discarded"):
+            recorder.relabel_last(success=False)
+        assert [(e.index, e.outcome) for e in dataset.episodes] == [(0, "success")]
+        fs.refused.clear()
+        recorder.start({})
+        recorder.end(success=True)
+        assert recorder.relabel_last(success=False) == 2
+    assert [(e.index, e.outcome) for e in dataset.episodes] == [(0, "success"), (2, "failure")]
 
 
 def test_a_low_disk_is_refused_at_the_start(dataset: Dataset) -> None:

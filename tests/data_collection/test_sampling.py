@@ -103,6 +103,13 @@ def test_the_return_is_the_sum_of_rewards_or_the_success(tmp_path: Path, robot: 
         returns(both)
 
 
+def test_rewards_without_a_finite_sum_are_refused(tmp_path: Path, robot: RobotSpec) -> None:
+    episodes = [{"steps": 2, "rewards": [0.0, 1.0]}, {"steps": 2, "rewards": [0.0, math.nan]}]
+    recorded = record(tmp_path / "set", robot, episodes)
+    with pytest.raises(DatasetError, match="episode 1: the sum of its rewards is nan"):
+        window_weights(SamplingConfig("return"), recorded, windows_of(recorded, robot))
+
+
 def test_trajectory_weights_are_the_softmax_over_all_windows() -> None:
     scores, lengths = np.array([10.0, 20.0, 15.0]), np.array([1, 2, 3])
     config = SamplingConfig("return", temperature=0.5)

@@ -251,8 +251,11 @@ def test_wrong_samples_are_refused_by_name(dataset: Dataset) -> None:
             episode.append("joint/position", one, one, np.zeros((1, 2)))
         with pytest.raises(InvalidValue, match="stamps must rise"):
             episode.append("joint/position", two, two, np.zeros((2, 2), np.float32))
-        with pytest.raises(DatasetError, match="cannot be stored as JSON"):
-            episode.end({"seed": object()})
+        for metadata in ({"seed": object()}, {"scores": {1: 0.5, "mean": 0.5}}):
+            with pytest.raises(DatasetError, match="cannot be stored as JSON"):
+                episode.end(metadata)
+        episode.end({"seed": 3})
+    assert dataset.episodes[0].metadata["seed"] == 3
 
 
 def test_a_writer_takes_one_episode_at_a_time(dataset: Dataset) -> None:

@@ -12,7 +12,7 @@ from armature.errors import CheckpointError, ConfigError
 from policies.chunk_replay import ChunkLayout
 from policies.dsrl import Dsrl, DsrlConfig
 from policies.dsrl_learner import DsrlLearner, DsrlLearnerConfig
-from policies.online_state import FOLDER, OnlineState, require_state
+from policies.online_state import FOLDER, Before, OnlineState, require_state
 from policies.replay import Layout, Replay
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualConfig, ResidualTd3
@@ -47,8 +47,9 @@ def experience(learner, online, count):
         learner.judge(learner.guard.share, success=success)
 
 
-def state_of(path, networks, online, base_id="base", **config):
-    return OnlineState(path, {"task": "lift", "seed": 0, "steps": 100, **config}, base_id, networks, online)
+def state_of(path, networks, online, base_policy="base", **config):
+    told = {"task": "lift", "seed": 0, "steps": 100, "learner": {"device": "cpu", "batch_size": 8}, **config}
+    return OnlineState(path, told, {"base policy": base_policy, "demonstrations": None}, networks, online)
 
 
 @pytest.mark.parametrize("make", [steering, correcting])
@@ -56,9 +57,10 @@ def state_of(path, networks, online, base_id="base", **config):
 def test_the_next_updates_are_those_that_would_have_come(tmp_path, make, count):
     networks, online, learner = make()
     experience(learner, online, count)
-    state_of(tmp_path, networks, online).save(learner, begun=7, evaluations=2)
+    before = Before(7, ({"step": 0, "successes": 3}, {"step": 10, "successes": 4}))
+    state_of(tmp_path, networks, online).save(learner, before)
     others, replay, again = make()
-    assert state_of(tmp_path, others, replay, steps=900).load(again) == (7, 2)
+    assert state_of(tmp_path, others, replay, steps=900).load(again) == before
     assert (again.steps, again.updates, again.share) == (learner.steps, learner.updates, learner.share)
     assert again.guard.state() == learner.guard.state()
     for each, its_replay in ((learner, online), (again, replay)):
@@ -71,20 +73,22 @@ def test_the_next_updates_are_those_that_would_have_come(tmp_path, make, count):
 
 def test_what_is_configured_otherwise_is_named(tmp_path):
     networks, online, learner = correcting()
-    state_of(tmp_path, networks, online).save(learner, 0, 1)
+    state_of(tmp_path, networks, online).save(learner, Before())
     for changes, words in (
         ({"seed": 3}, "--resume: seed is 3, the training began with 0"),
-        ({"base_id": "other"}, "--resume: base policy is other, the training began with base"),
+        ({"base_policy": "other"}, "--resume: base policy is other, the training began with base"),
+        ({"learner": {"device": "cuda", "batch_size": 4}}, r"--resume: learner\.batch_size is 4, .* began with 8"),
     ):
         with pytest.raises(ConfigError, match=words):
             state_of(tmp_path, networks, online, **changes).load(learner)
+    state_of(tmp_path, networks, online, learner={"device": "cuda", "batch_size": 8}).load(learner)
 
 
 def test_a_damaged_state_and_one_that_is_not_there_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=f"--resume: {tmp_path} holds no state"):
         require_state(tmp_path)
     networks, online, learner = correcting()
-    state_of(tmp_path, networks, online).save(learner, 0, 1)
+    state_of(tmp_path, networks, online).save(learner, Before())
     require_state(tmp_path)
     file = tmp_path / FOLDER / "state.safetensors"
     content = bytearray(file.read_bytes())
@@ -96,7 +100,7 @@ def test_a_damaged_state_and_one_that_is_not_there_are_refused(tmp_path):
 
 def test_networks_of_another_size_are_refused(tmp_path):
     networks, online, learner = correcting()
-    state_of(tmp_path, networks, online).save(learner, 0, 1)
+    state_of(tmp_path, networks, online).save(learner, Before())
     wide = ResidualTd3(replace(networks.config, hidden=(16,)), 3, 2)
     with pytest.raises(CheckpointError, match="does not fit what is learned"):
         state_of(tmp_path, wide, online).load(learner)

@@ -27,6 +27,7 @@ from policies.steered_policy import NoiseWeights, load_steered
 from policies.train_dsrl import DsrlTrainConfig, main, train_dsrl
 from policies.train_dsrl_data import demonstration_chunks
 from policies.train_dsrl_robots import SteeredRobots
+from policies.train_online import FIRST_SEED
 from policies.train_residual_data import open_demonstrations
 from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import Style
@@ -122,7 +123,18 @@ def test_a_policy_is_steered_from_checkpoint_to_actor(config, dataset, capsys):
     assert 0 < learned.abs().max() < 0.1
 
 
-def test_an_interrupted_training_is_gone_on_with(config, monkeypatch):
+def noting(begin, seeds):
+    """Return what begins episodes, and notes the seeds of those that are learned from."""
+
+    def noted(self, worlds):
+        begin(self, worlds)
+        seeds.extend(robot.seed for robot in self._robots if robot.seed >= FIRST_SEED)
+
+    return noted
+
+
+@pytest.mark.parametrize("after_steps", [-1, 10], ids=["in the warm-up", "while it learns"])
+def test_an_interrupted_training_is_gone_on_with(config, monkeypatch, after_steps):
     stop = threading.Event()
 
     @contextmanager
@@ -132,7 +144,7 @@ def test_an_interrupted_training_is_gone_on_with(config, monkeypatch):
     class Stopping(ResidualLog):
         def step(self, step, figures, learner):
             super().step(step, figures, learner)
-            if step >= 10:
+            if step >= after_steps:
                 stop.set()
 
     with monkeypatch.context() as patch:
@@ -140,7 +152,14 @@ def test_an_interrupted_training_is_gone_on_with(config, monkeypatch):
         patch.setattr("policies.train_dsrl.ResidualLog", Stopping)
         first = train_dsrl(config)
     assert len(first) == 1
+    state = json.loads((config.out / "state" / "state.json").read_text())
+    assert state["counts"]["begun"] >= config.worlds
+    assert state["learner"]["steps"] > 0 or after_steps < 0
+    assert (state["learner"]["updates"] > 0) == (after_steps > 0)
+    begun = []
+    monkeypatch.setattr(SteeredRobots, "_begin", noting(SteeredRobots._begin, begun))
     curve = train_dsrl(replace(config, resume=True))
+    assert min(begun) == FIRST_SEED + state["counts"]["begun"]
     assert curve[:1] == first
     assert 20 <= curve[1].step < 40 <= curve[2].step
 

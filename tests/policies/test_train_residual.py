@@ -109,9 +109,9 @@ def test_a_training_that_ended_goes_on_with_more_steps_after_the_episodes_that_t
     assert curve[-1].step >= 60
     lines = [json.loads(line)["step"] for line in (config.out / "curve.jsonl").read_text().splitlines()]
     assert lines == [each.step for each in curve]
-    counts = json.loads((config.out / "state" / "state.json").read_text())["counts"]
-    assert counts["begun"] > begun >= 4
-    assert counts["evaluations"] == 3
+    state = json.loads((config.out / "state" / "state.json").read_text())
+    assert state["counts"]["begun"] > begun >= 4
+    assert [point["step"] for point in state["curve"]] == lines
     assert load_residual(config.out / "actor").weights.version > 10 + 2 * 30
 
 
@@ -140,6 +140,19 @@ def test_an_interrupted_training_keeps_the_newest_actor_and_judges_nothing_more(
     curve = train_residual(replace(config, steps=1000, evaluate_every_steps=1000))
     assert len(curve) == 1
     assert load_residual(config.out / "actor").weights.version > 10
+    state = json.loads((config.out / "state" / "state.json").read_text())
+    assert state["learner"]["updates"] == load_residual(config.out / "actor").weights.version
+
+
+def test_of_a_best_that_was_kept_before_the_process_died_no_worse_one_takes_the_place(config):
+    train_residual(replace(config, steps=30))
+    file = config.out / "curve.jsonl"
+    lost = {**json.loads(file.read_text().splitlines()[-1]), "step": 45, "successes": 2}
+    file.write_text(file.read_text() + json.dumps(lost) + "\n")
+    best = (config.out / "best" / "residual.json").read_bytes()
+    curve = train_residual(replace(config, resume=True))
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [each.step for each in curve]
+    assert (config.out / "best" / "residual.json").read_bytes() == best
 
 
 def test_nothing_follows_a_gate_that_has_latched(config):

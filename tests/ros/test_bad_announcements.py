@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +25,8 @@ from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import make_graph
 from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import latched_qos, reliable_qos
-from armature_ros.up import RunningGraph
+from armature_ros.residual_link import TAKEN, ResidualLink
+from armature_ros.up import EpisodeFailed, RunningGraph
 
 PATIENCE_S = 60.0
 LISTENERS = {
@@ -58,8 +61,9 @@ def test_what_an_announcement_says_besides_does_not_matter() -> None:
 
 
 def test_a_result_counts_what_was_published_in_integers() -> None:
-    start = '{"episode": 1, "end_ns": 2, "success": true, "fault": "", "steps": 3, "published": '
-    result = {"episode": 1, "end_ns": 2, "success": True, "fault": "", "published": {"a": 4}}
+    start = '{"episode": 1, "seed": 5, "end_ns": 2, "success": true, "fault": "", "steps": 3, "by": 6, "published": '
+    result = {"episode": 1, "seed": 5, "end_ns": 2, "success": True, "fault": "", "steps": 3, "by": 6}
+    result["published"] = {"a": 4}
     assert result_from_msg(String(data=start + '{"a": 4}}')) == result
     with pytest.raises(InvalidValue, match=r"published\.a of text '.*' is str, expected int"):
         result_from_msg(String(data=start + '{"a": "4"}}'))
@@ -71,6 +75,33 @@ def test_a_label_is_true_or_false() -> None:
     assert label_from_msg(String(data='{"episode": 1, "success": false}')) == {"episode": 1, "success": False}
     with pytest.raises(InvalidValue, match=r"success of text '.*' is str, expected bool"):
         label_from_msg(String(data='{"episode": 1, "success": "no"}'))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"log_id": "x", "count": 1e999, "asks": true}', "count of text '.*' is float, expected int"),
+        ("[" * 100_000, "is no JSON"),
+        ('{"log_id": "x", "asks": true}', "lacks count"),
+    ],
+)
+def test_what_the_learner_has_taken_is_read_strictly(text: str, words: str) -> None:
+    hears: dict[str, Callable[[String], None]] = {}
+    acknowledged: list[tuple[object, ...]] = []
+    refused: list[tuple[str, Exception]] = []
+    node = SimpleNamespace(
+        create_publisher=lambda *_: None,
+        create_timer=lambda *_: None,
+        create_subscription=lambda _kind, topic, hear, _qos: hears.update({topic: hear}),
+    )
+    sender = SimpleNamespace(acknowledge=lambda log_id, count, _now_s, asks: acknowledged.append((log_id, count, asks)))
+    ResidualLink(node, sender, SimpleNamespace(), lambda *said: refused.append(said))
+    hears[TAKEN](String(data=text))
+    hears[TAKEN](String(data='{"log_id": "x", "count": 3, "asks": true}'))
+    assert acknowledged == [("x", 3, True)]
+    ((topic, error),) = refused
+    assert topic == TAKEN
+    assert re.search(words, str(error))
 
 
 @contextmanager
@@ -114,6 +145,27 @@ def test_every_node_refuses_them_and_the_next_episode_is_driven_and_recorded(
         with EpisodeDriver(records=True, check=graph.check) as driver:
             outcome = driver.run_episode()
     assert (outcome.result["steps"], outcome.recorded["counts"]["action/executed"]["received"]) == (5, 5)
+
+
+@pytest.mark.ros
+def test_who_drives_episodes_refuses_them_too_and_waits_for_a_result_for_as_long_as_it_takes(
+    environment: dict[str, str],
+) -> None:
+    whole = {"seed": 5, "steps": 3, "end_ns": 2, "success": True, "fault": "", "published": {}, "by": "someone"}
+    texts = ["success!", json.dumps({"episode": 1}), json.dumps(whole), json.dumps({"episode": 1, **whole})]
+    timeout_s = 0.2
+    with stranger() as node:
+        results = node.create_publisher(String, "episode_result", latched_qos(10))
+        begin_s = time.monotonic()
+
+        def check() -> None:
+            if texts and results.get_subscription_count() and time.monotonic() > begin_s + 3 * timeout_s:
+                results.publish(String(data=texts.pop(0)))
+
+        with EpisodeDriver(records=False, check=check, timeout_s=timeout_s) as driver:
+            assert driver._await_result(Episode(1, 5, 0)) == {"episode": 1, **whole}
+            with pytest.raises(EpisodeFailed, match=r"an answer of every node: nothing for 0\.2 s"):
+                driver.start_episode()
 
 
 class Failing:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ from rclpy.experimental import EventsExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from armature.errors import ConfigError
-from armature_ros.camera_node import CameraNodeConfig, load_calibration
+from armature_ros.camera_node import CameraNode, CameraNodeConfig, load_calibration
 from armature_ros.camera_source import CameraLost, CameraSource, Frame, SourceConfig, check_source
 from armature_ros.conversions import image_from_msg, ns_from_time
 from armature_ros.qos import reliable_qos
@@ -280,6 +281,25 @@ def test_node_whose_camera_is_lost_names_it_and_ends_with_1(
     assert done.returncode == 1
     assert f"camera source '{url}'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ros
+def test_node_whose_capture_fails_otherwise_ends_with_that(
+    clip: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot be published")
+
+    monkeypatch.setattr(CameraNode, "_publish", fail)
+    rclpy.init(args=node_command(source=str(clip))[3:])
+    node = CameraNode()
+    try:
+        executor = SimpleNamespace(spin_once=lambda timeout_sec: time.sleep(timeout_sec))
+        with pytest.raises(RuntimeError, match="cannot be published"):
+            node.loop(executor, SimpleNamespace(requested=False))
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
 
 
 @pytest.mark.ros

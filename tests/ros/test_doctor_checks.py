@@ -10,12 +10,14 @@ from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from rclpy.duration import Duration
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rich.console import Console
@@ -26,6 +28,7 @@ from armature.errors import CheckpointError, ConfigError
 from armature.normalizer import FieldStats, Normalizer
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
 from armature_ros import doctor_data, doctor_graph, doctor_host
+from armature_ros.control_config import ControlNodeConfig
 from armature_ros.conversions import image_to_msg, joint_state_to_msg
 from armature_ros.doctor_deployment import node_config, read_deployment, wanted_topics
 from armature_ros.doctor_findings import Finding, overall, print_findings, to_document
@@ -45,6 +48,7 @@ from armature_ros.doctor_streams import (
 )
 from armature_ros.graph import NodeSpec, config_folder
 from armature_ros.graph_config import GraphConfig
+from armature_ros.parameters import load_config
 from armature_ros.policy_loading import PolicyNodeConfig
 from armature_ros.qos import FASTDDS_PROFILE, single_host_environment, stream_qos
 from armature_ros.recorder_config import RecorderNodeConfig
@@ -480,6 +484,26 @@ def test_a_node_gets_the_sections_for_it_and_overrides_win(tmp_path: Path) -> No
     file.write_text("/**: {ros__parameters: {polcy: expert, streams: {}}}\n")
     with pytest.raises(ConfigError, match="Did you mean 'policy'"):
         node_config(NodeSpec("policy_node", "policy_node", (file,)), PolicyNodeConfig)
+
+
+@pytest.mark.parametrize("rate_hz", [0.0, -1.0, math.nan, math.inf])
+def test_a_control_rate_that_is_none_is_refused(rate_hz: float) -> None:
+    with pytest.raises(ConfigError, match=f"rate_hz is {rate_hz:g}, must be above 0 and finite"):
+        ControlNodeConfig({}, "learn", "", rate_hz=rate_hz)
+
+
+def test_a_key_that_holds_others_cannot_have_a_value_too() -> None:
+    given = {"robot": "fer", "robot.spec_file": "fer.json"}
+    words = re.escape("robot is 'fer', but robot.spec_file is set too: leave out one of them")
+    with pytest.raises(ConfigError, match=words):
+        node_config(NodeSpec("control_node", "control_node", (), given), ControlNodeConfig)
+    values = [Parameter(name, value=value) for name, value in given.items()]
+    node = SimpleNamespace(
+        get_name=lambda: "control_node",
+        get_parameters_by_prefix=lambda _prefix: {value.name: value for value in values},
+    )
+    with pytest.raises(ConfigError, match=f"parameters of control_node: {words}"):
+        load_config(node, ControlNodeConfig)
 
 
 def test_the_topics_of_a_robot_come_with_cameras_rates_and_listeners(tmp_path: Path) -> None:

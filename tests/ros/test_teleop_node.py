@@ -79,6 +79,8 @@ def test_unknown_key_changes_nothing() -> None:
     jog = Jog(action_spec(task="pusht"), JogConfig())
     assert not jog.press("g", 0.0)
     assert not jog.press("1", 0.0)
+    # Of a character that some keyboards have; a digit to Python, yet no number.
+    assert not Jog(action_spec(), JogConfig()).press("²", 0.0)
     assert np.array_equal(jog.action(0.0, 0.05, np.array([200.0, 300.0])), [200.0, 300.0])
 
 
@@ -108,12 +110,12 @@ class Arm:
             JointState, "control/takeover", lambda m: self.engaged.append(m.position[m.name.index("engaged")]), 10
         )
         self.node.create_timer(0.02, self._publish)
-        self.is_silent = False
+        self.is_silent, self.state = False, HOME
 
     def _publish(self) -> None:
         if not self.is_silent:
             stamp_ns = self.node.get_clock().now().nanoseconds
-            self._publisher.publish(joint_state_to_msg(self._labels, HOME, stamp_ns))
+            self._publisher.publish(joint_state_to_msg(self._labels, self.state, stamp_ns))
 
     def spin_until(self, is_done: Callable[[], bool], limit_s: float = 20.0) -> None:
         deadline_s = time.monotonic() + limit_s
@@ -218,6 +220,29 @@ def test_an_episode_begins_once_everyone_is_there_who_belongs_to_it_and_not_with
     services.offer("recorder_node/start")
     arm.spin_until(lambda: len(services.called) == 5)
     assert services.called == [*BEGIN]
+
+
+@pytest.mark.ros
+def test_an_episode_begins_from_where_the_reset_has_moved_the_arm(
+    arm: Arm, terminal: tuple[int, subprocess.Popen[bytes]]
+) -> None:
+    keys, _ = terminal
+    services = Services(arm.node)
+    services.offer(*BEGIN[1:])
+
+    def on_reset(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        # The arm is silent meanwhile, as a simulator is.
+        time.sleep(0.3)
+        arm.state, response.success = HOME + 0.02, True
+        return response
+
+    arm.node.create_service(Trigger, BEGIN[0], on_reset)
+    arm.spin_until(lambda: len(arm.chunks) > 5)
+    os.write(keys, b"n")
+    arm.spin_until(lambda: len(services.called) == 4)
+    arm.chunks.clear()
+    arm.spin_until(lambda: len(arm.chunks) > 5)
+    assert np.allclose(arm.chunks[-1], HOME + 0.02)
 
 
 @pytest.mark.ros

@@ -19,7 +19,7 @@ from armature.spec import CAMERA_SCENE, CAMERA_WRIST, JOINT_POSITION
 from armature_ros.episodes import EpisodeDriver
 from armature_ros.graph import NodeSpec, make_graph
 from armature_ros.graph_config import GraphConfig
-from armature_ros.up import RunningGraph, interrupt_on_hangup
+from armature_ros.up import EpisodeFailed, RunningGraph, interrupt_on_hangup, main
 from data_collection.store import open_dataset
 from sim.tasks import SimConfig, robot_spec
 
@@ -223,6 +223,30 @@ def test_nodes_that_crash_at_the_end_or_do_not_hear_are_faulty_others_are_not(mo
     assert graph.faulty() == ["deaf", "crashing", "reporting"]
 
 
+def test_an_episode_that_fails_is_no_bad_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faulty = script("faulty", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))")
+
+    def fail(*_: object) -> int:
+        while "ready" not in capsys.readouterr().out:
+            time.sleep(0.05)
+        raise EpisodeFailed("answer of control_node/arm: nothing for 120 s")
+
+    monkeypatch.setattr("armature_ros.up.make_graph", lambda *_: (faulty,))
+    monkeypatch.setattr("armature_ros.up._require_free", lambda *_: None)
+    monkeypatch.setattr("armature_ros.up._watch", fail)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert main(["sim"]) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert "armature up: answer of control_node/arm: nothing for 120 s; the graph was stopped" in said
+    assert "armature up: faulty had a fault" in said
+
+
 def test_nodes_end_even_when_the_supervisor_is_killed(environment: dict[str, str]) -> None:
     with up() as graph:
         graph.read_until("[control_node] INFO: ready")
@@ -237,7 +261,7 @@ def test_checkpoint_of_another_robot_is_refused_naming_the_fields(
 ) -> None:
     checkpoint = write_checkpoint(tmp_path / "policy", robot_spec(SimConfig()), (CAMERA_WRIST, JOINT_POSITION))
     with up("--policy", str(checkpoint)) as graph:
-        assert graph.wait() == 1
+        assert graph.wait() == 2
         assert f"checkpoint {checkpoint} does not fit this robot" in graph.output
         assert "observation camera/wrist: needed" in graph.output
         assert "node policy_node ended with exit code 2; the graph was stopped" in graph.output

@@ -9,7 +9,7 @@ import pytest
 
 from armature.cli import main
 from policies.checkpoint import load_policy, save_checkpoint
-from sim.tasks import require_task_of
+from sim.evaluate import require_task_of
 
 EMBEDDED = Path(__file__).parents[2] / "policies" / "pretrained" / "lift_pixels"
 

@@ -23,7 +23,7 @@ from data_collection.converters.aligned_export import AlignedEpisode, Incomplete
 from data_collection.converters.export_draft import export_draft
 from data_collection.converters.foreign_array import ForeignArray, Plan
 from data_collection.store import Dataset, Episode, open_dataset
-from data_collection.streams import ACTION_EXECUTED
+from data_collection.streams import ACTION_EXECUTED, REWARD
 
 _CHUNK_BYTES = 2 << 20
 _CHUNK_ROWS_MAX = 1024
@@ -93,6 +93,8 @@ class _Column:
     def add(self, episode: AlignedEpisode) -> None:
         what = f"{episode.episode.dataset}: episode {episode.episode.index}: {self._array.name}"
         for values in episode.blocks(self._array):
+            if self._array.name == REWARD:  # of an episode that has none, where others have some
+                values = np.nan_to_num(values, nan=0.0)
             self._put(self._foreign.from_stream(values, self._array, what))
 
     def flush(self) -> None:

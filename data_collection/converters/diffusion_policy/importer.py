@@ -31,7 +31,7 @@ from data_collection.converters.foreign_array import (
 )
 from data_collection.converters.mapping import load_mapping, mapped_plan
 from data_collection.converters.source import Block, Source
-from data_collection.streams import ACTION_EXECUTED, stream_specs
+from data_collection.streams import stream_specs
 
 EPISODE_ENDS = "episode_ends"
 _EPISODES_MAX = 10_000_000
@@ -91,7 +91,7 @@ class BufferEpisode:
                 stamps_ns = even_stamps_ns(row - self.start, len(values), self.plan.spec.action.rate_hz)
                 # The same name: a block of float images is let go before the next one is read.
                 values = foreign.to_stream(values, streams[name], what)
-                yield name, stamps_ns, stamps_ns, require_finite(values, what) if name == ACTION_EXECUTED else values
+                yield name, stamps_ns, stamps_ns, require_finite(name, values, what)
 
 
 def open_source(config: ImportConfig) -> Source:

@@ -28,6 +28,7 @@ from data_collection.converters.lerobot.layout import (
     FRAME_INDEX,
     KEY_OF_STREAM,
     NEXT_DONE,
+    NEXT_REWARD,
     NEXT_SUCCESS,
     STREAM_OF_KEY,
     TASK_INDEX,
@@ -126,7 +127,8 @@ class LeRobotEpisode:
         row = 0
         for block in read_blocks(self.listed.data, [*keep_book, *numbers], self.listed.first_row, self.steps):
             self._require_book(block, row)
-            self._require_finite(block[ACTION], row)
+            self._require_finite(block, ACTION, row)
+            self._require_finite(block, NEXT_REWARD, row, f"; leave it out with --leave-out {NEXT_REWARD}")
             stamps_ns = self._stamps_ns(row, len(block[TIMESTAMP]))
             row += len(stamps_ns)
             for feature in numbers:
@@ -169,11 +171,10 @@ class LeRobotEpisode:
                     f"(fps {self.info.fps:g}, tolerance {_TOLERANCE_S:g} s)"
                 )
 
-    def _require_finite(self, actions: NDArray[Any], first: int) -> None:
-        bad = np.argwhere(~np.isfinite(actions))
-        if len(bad):
+    def _require_finite(self, block: Mapping[str, NDArray[Any]], key: str, first: int, hint: str = "") -> None:
+        if key in block and len(bad := np.argwhere(~np.isfinite(block[key]))):
             row, element = bad[0]
-            raise DatasetError(f"{self._where}, row {first + row}: {ACTION} is not finite at element {element}")
+            raise DatasetError(f"{self._where}, row {first + row}: {key} is not finite at element {element}{hint}")
 
     def _flags(self) -> dict[str, Any]:
         flags = [f for f in self.features.values() if f.key in FLAGS]

@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from armature.errors import DatasetError
 from armature.spec import ArraySpec
 from data_collection.converters.aligned_export import (
     AlignedEpisode,
@@ -166,12 +167,23 @@ def _write_ends(job: _Job, group: h5py.Group, aligned: AlignedEpisode) -> None:
     metadata = aligned.episode.metadata
     if not job.source or job.source.get("dones"):
         dones = np.zeros(aligned.steps, job.source.get("dones", "<i8"))
-        dones[metadata.get("done_steps", [-1])] = 1
+        dones[_done_steps(aligned)] = 1
         group.create_dataset("dones", data=dones)
     if "rewards" in job.generated:
         rewards = np.zeros(aligned.steps)
         rewards[-1] = float(metadata.get("success") is True)
         group.create_dataset("rewards", data=rewards)
+
+
+def _done_steps(aligned: AlignedEpisode) -> list[int]:
+    """Return the steps that are `done`: those the source had, of a beginning those within it; else the last one."""
+    episode = aligned.episode
+    steps = episode.metadata.get("done_steps", [-1])
+    beyond = [step for step in steps if step >= aligned.steps]
+    if beyond and episode.is_complete:
+        has = f"it has {aligned.steps} steps"
+        raise DatasetError(f"{episode.dataset}: episode {episode.index}: done_steps names step {beyond[0]}, {has}")
+    return [step for step in steps if step < aligned.steps]
 
 
 def _write_attributes(job: _Job, data: h5py.Group, total: int) -> None:

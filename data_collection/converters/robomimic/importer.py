@@ -109,8 +109,8 @@ class Demo:
                 what = f"{self._what}/{foreign.key}"
                 for row, values in self._raw(group, foreign.key):
                     stamps_ns = even_stamps_ns(row, len(values), self.plan.spec.action.rate_hz)
-                    values = foreign.to_stream(values, streams[name], what)
-                    yield name, stamps_ns, stamps_ns, self._action(values, what) if name == ACTION_EXECUTED else values
+                    values = require_finite(name, foreign.to_stream(values, streams[name], what), what)
+                    yield name, stamps_ns, stamps_ns, self._action(values) if name == ACTION_EXECUTED else values
 
     @property
     def _what(self) -> str:
@@ -130,8 +130,7 @@ class Demo:
         if "armature" not in attributes or next_key in _own_demo(attributes["armature"], self._what)[0]:
             yield self.steps, later[self.steps - 1 :]
 
-    def _action(self, actions: NDArray[np.float64], what: str) -> NDArray[np.float64]:
-        require_finite(actions, what)
+    def _action(self, actions: NDArray[np.float64]) -> NDArray[np.float64]:
         return actions if self.scaling is None else self.scaling.to_physical(actions)
 
 

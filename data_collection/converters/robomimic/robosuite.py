@@ -73,11 +73,15 @@ class OscScaling:
 
 
 def simulator_of(attributes: Mapping[str, Any], what: str) -> Simulator:
-    """Read `env_args` (robomimic) or `env_info` (robosuite); raise DatasetError on malformed JSON."""
+    """Read `env_args` (robomimic) or `env_info` (robosuite); raise DatasetError where they are malformed."""
     args = _json(attributes, "env_args", what)
-    info = args.get("env_kwargs") or _json(attributes, "env_info", what)
+    if not isinstance(args.get("env_kwargs") or {}, dict):
+        raise DatasetError(f"{what}: env_kwargs is {args['env_kwargs']!r}, expected a JSON object")
+    info: dict[str, Any] = args.get("env_kwargs") or _json(attributes, "env_info", what)
     name = args.get("env_name") or info.get("env_name") or attributes.get("env") or ""
-    robots = info.get("robots") or ()
+    robots: Any = info.get("robots") or []
+    if not isinstance(robots, (str, list)):
+        raise DatasetError(f"{what}: robots is {robots!r}, expected a name or a list of names")
     robots = (robots,) if isinstance(robots, str) else tuple(map(str, robots))
     control_hz = info.get("control_freq")
     return Simulator(

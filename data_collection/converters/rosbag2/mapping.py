@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -103,9 +104,11 @@ def load_mapping(path: Path) -> BagMapping:
         mapping = from_plain(BagMapping, data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if mapping.rate_hz <= 0 or not mapping.action.parts:
-        wrong = "rate_hz must be above 0" if mapping.rate_hz <= 0 else "action.parts is empty"
-        raise ConfigError(f"{path}: {wrong}")
+    if not mapping.action.parts:
+        raise ConfigError(f"{path}: action.parts is empty")
+    for key, rate_hz in (("rate_hz", mapping.rate_hz), ("action.rate_hz", mapping.action.rate_hz)):
+        if rate_hz is not None and not 0 < rate_hz < math.inf:
+            raise ConfigError(f"{path}: {key} must be above 0, is {rate_hz}")
     return mapping
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.errors import InvalidValue, unknown
+from armature.jpeg import is_whole_jpeg, jpeg_size
 from data_collection.converters.rosbag2.message_types import jazzy
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -98,7 +99,10 @@ def image_message(pixels: NDArray[np.uint8], stamp_ns: int, frame: str) -> Any:
 def compressed_shape(message: Any) -> tuple[int, int, int]:
     """Return (H, W, 3) of a whole JPEG or PNG by its header; raise InvalidValue where it is neither, or cut."""
     data = bytes(message.data)
-    size = _png_size(data) if data.startswith(b"\x89PNG\r\n\x1a\n") else _jpeg_size(data)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        size = _png_size(data)
+    else:
+        size = jpeg_size(data) if is_whole_jpeg(data) else None
     if size is None:
         raise InvalidValue(f"CompressedImage '{message.format}' is no whole JPEG or PNG. Valid: jpeg, png")
     return *size, 3
@@ -233,17 +237,3 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
         return None
     width, height = struct.unpack_from(">II", data, 16)
     return height, width
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Read height and width from the frame header (ITU T.81, B.2.2)."""
-    if data[:2] != b"\xff\xd8" or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        return None
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker, size = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, place + 5)
-            return height, width
-        place += 2 + size
-    return None

@@ -25,7 +25,7 @@ from data_collection.audit.skew import content_lag
 from data_collection.audit.timing import Span, Timing, gaps, median_age_s
 from data_collection.audit.traces import ImageTrace, VectorTrace
 from data_collection.store import open_dataset
-from data_collection.streams import ACTION_EXECUTED
+from data_collection.streams import ACTION_EXECUTED, ACTION_REQUESTED, REWARD, TAKEOVER
 
 CAMERA, JOINTS, TCP, GRIPPER = "camera/scene", "joint/position", "tcp/pose", "gripper/opening"
 RATE_HZ = {ACTION_EXECUTED: 50, JOINTS: 100, TCP: 100, GRIPPER: 50, CAMERA: 30}
@@ -212,6 +212,24 @@ def test_not_a_number_is_found_wherever_it_is(audit_of, clean) -> None:
         (JOINTS, "not_finite", 1),
         (ACTION_EXECUTED, "not_finite", 3),
     }
+
+
+def test_reward_takeover_and_request_are_read_too(audit_of, write_dataset, clean) -> None:
+    stamps_ns, commands = clean[ACTION_EXECUTED]
+    rewards, requests = np.zeros((len(stamps_ns), 1)), np.full_like(commands, np.nan)
+    engaged = np.zeros((len(stamps_ns), 1), np.uint8)
+    optional = {REWARD: (stamps_ns, rewards), ACTION_REQUESTED: (stamps_ns, requests), TAKEOVER: (stamps_ns, engaged)}
+    audit = audit_of(optional)
+    assert audit.findings == []
+    assert {REWARD, ACTION_REQUESTED, TAKEOVER} < audit.episodes[0].streams.keys()
+    rewards[7] = np.nan
+    counts = {TAKEOVER: {"received": 240, "dropped": {"queue_full": 10}}}
+    found = {(f.stream, f.kind, f.value) for f in audit_of(optional, counts=counts).faults}
+    assert found == {(REWARD, "not_finite", 1), (TAKEOVER, "drops", 10 / 240)}
+    dataset = write_dataset(ARM, [clean | optional], "damaged")
+    (chunk,) = (dataset.path / "episodes/000000" / REWARD / "data").glob("c.*")
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert [(f.stream, f.kind) for f in audit_dataset(dataset, AuditConfig()).faults] == [(REWARD, "damaged")]
 
 
 def test_saturated_commands_are_noted_but_switches_are_not(audit_of, clean) -> None:

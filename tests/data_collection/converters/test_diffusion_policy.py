@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import numcodecs
 import numpy as np
 import pytest
+import yaml
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -312,6 +314,11 @@ def set_nan(root: Path) -> None:
     zarr.open_array(root / "data" / "action", mode="r+", zarr_format=2)[6, 1] = np.nan
 
 
+def add_nan_reward(root: Path) -> None:
+    rewards = np.array([0.0] * 6 + [np.nan, 0.0, 1.0])
+    zarr.open_group(root / "data", mode="r+", zarr_format=2).create_array("reward", data=rewards, compressors=None)
+
+
 def dotted(root: Path) -> None:
     (root / "data" / "state").rename(root / "data" / "..state")
 
@@ -352,6 +359,7 @@ BAD = {
     "key with dots": (dotted, r"key '\.\.state'"),
     "no action": (lambda root: shutil.rmtree(root / "data" / "action"), r"unknown action array 'action'"),
     "NaN in actions": (set_nan, r"data/action: episode_1, .*action 2 is not finite"),
+    "NaN in rewards": (add_nan_reward, r"data/reward: episode_1, .*reward 2 is not finite"),
     "claims of another robot": (claims('{"armature": {"spec": 1}}'), r"attribute 'armature'"),
     "array within another": (
         lambda root: shutil.copytree(root / "data" / "state", root / "data" / "state.data"),
@@ -386,6 +394,39 @@ def test_a_bad_mapping_is_refused(tmp_path: Path, buffer: Path, text: str, messa
     (tmp_path / "mapping.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         imported(buffer, tmp_path / "dataset", mapping=str(tmp_path / "mapping.yaml"))
+
+
+@pytest.mark.parametrize("rate_hz", [0, -5, math.inf, math.nan])
+def test_a_rate_of_which_no_stamps_can_be_made_is_refused(
+    tmp_path: Path, robot: RobotSpec, buffer: Path, rate_hz: float
+) -> None:
+    mapping = {
+        "robot": "a", "task": "b", "rate_hz": rate_hz, "streams": {},
+        "action": {"key": "action", "kind": "controller_input", "arrays": []},
+    }  # fmt: skip
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    with pytest.raises(DatasetError, match=r"rate_hz: .* is not in"):
+        imported(buffer, tmp_path / "dataset", mapping=str(tmp_path / "mapping.yaml"))
+    ours = create_dataset(tmp_path / "ours", robot, "reach")
+    fill(ours)
+    export(ExportConfig(ours.path, tmp_path / "out.zarr"))
+    attributes = json.loads((tmp_path / "out.zarr/.zattrs").read_text())
+    attributes["armature"]["spec"]["action"]["rate_hz"] = rate_hz
+    (tmp_path / "out.zarr/.zattrs").write_text(json.dumps(attributes))
+    with pytest.raises(DatasetError, match=r"attribute 'armature': .*rate_hz"):
+        imported(tmp_path / "out.zarr", tmp_path / "dataset")
+    assert not list(tmp_path.glob("*dataset*"))
+
+
+def test_an_episode_without_rewards_comes_back_with_zeros_beside_others(tmp_path: Path, robot: RobotSpec) -> None:
+    ours = create_dataset(tmp_path / "ours", robot, "reach")
+    fill(ours, episodes=1)
+    fill(ours, episodes=1, extras=False)
+    left_out = (TAKEOVER, ACTION_REQUESTED)
+    export(ExportConfig(ours.path, tmp_path / "out.zarr", leave_out=left_out))
+    one, other = imported(tmp_path / "out.zarr", tmp_path / "back").episodes
+    np.testing.assert_array_equal(one.read(REWARD)[2], ours.episodes[0].read(REWARD)[2])
+    assert not other.read(REWARD)[2].any()
 
 
 def test_a_mapping_cannot_reach_what_is_not_in_the_store(tmp_path: Path, buffer: Path) -> None:

@@ -269,6 +269,19 @@ def test_an_export_names_the_environment_that_it_is_told(tmp_path: Path, file: P
     assert content(tmp_path / "out.hdf5")[1]["data"]["env_args"] == '{"env_name": "Can", "type": 1}'
 
 
+def test_done_steps_beyond_the_end_are_refused(tmp_path: Path, file: Path) -> None:
+    dataset = imported(file, tmp_path / "dataset")
+    with dataset.writer() as writer:
+        writer.relabel(1, {"done_steps": [3, 9]})
+    with pytest.raises(DatasetError, match="episode 1: done_steps names step 9, it has 9 steps"):
+        export(ExportConfig(dataset.path, tmp_path / "out.hdf5"))
+    assert not list(tmp_path.glob("*out.hdf5*"))
+    with dataset.writer() as writer:  # as a repair says of a beginning
+        writer.relabel(1, {"outcome": "incomplete"})
+    export(ExportConfig(dataset.path, tmp_path / "out.hdf5", incomplete="include"))
+    assert content(tmp_path / "out.hdf5")[0]["data/demo_1/dones"].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0]
+
+
 def test_rewards_that_are_never_1_say_nothing_about_success(tmp_path: Path, file: Path) -> None:
     with h5py.File(file, "r+") as opened:
         opened["data/demo_0/rewards"][:] = 0
@@ -394,6 +407,11 @@ BAD = {
     "empty": (change(f"{DEMO}/actions", np.zeros((0, 7))), r"demo_1.*"),
     "single value": (change(f"{DEMO}/actions", 1.0), r"demo_1/actions: is a single value"),
     "NaN in actions": (change(f"{DEMO}/actions", NAN), r"demo_1/actions: action 0 is not finite"),
+    "NaN in rewards": (change(f"{DEMO}/rewards", np.full(9, np.nan)), r"demo_1/rewards: reward 0 is not finite"),
+    "list for env_kwargs": (claim("data", "env_args", '{"env_kwargs": [1]}'), r"data: env_kwargs is \[1\], expected a"),
+    "number for robots": (
+        claim("data", "env_args", '{"env_kwargs": {"robots": 5}}'), r"data: robots is 5, expected a name or a list",
+    ),
     "wrong total": (claim("data", "total", 16), r"data: total is 16, the demonstrations have 15 steps"),
     "wrong num_samples": (claim(DEMO, "num_samples", 10), r"demo_1: num_samples is 10, actions has 9 rows"),
     "no JSON": (claim("data", "env_args", "{"), r"attribute 'env_args' is no JSON"),

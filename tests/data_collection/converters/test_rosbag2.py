@@ -388,6 +388,7 @@ def test_the_example_is_a_valid_mapping() -> None:
         ({**MAPPING, "rate": 3}, r"unknown key of BagMapping 'rate'. Did you mean 'rate_hz'"),
         (with_stream("x", {"topic": "/camera", "unitt": "m"}), r"unknown key of streams.x \(StreamMapping\) 'unitt'"),
         ({**MAPPING, "rate_hz": -1}, "rate_hz must be above 0"),
+        ({**MAPPING, "action": {**MAPPING["action"], "rate_hz": 0}}, "action.rate_hz must be above 0, is 0"),
         ({**MAPPING, "rate_hz": "fast"}, "rate_hz: expected float"),
         (with_stream("x", {"topic": "/camera", "dtype": "object"}), "dtype object is not allowed"),
         (with_stream("x", {"topic": "/camera", "shape": [1 << 40, 1 << 10], "dtype": "uint8"}), "would need"),

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from std_msgs.msg import String
 
+from armature_ros.announcements import EPISODE_LABEL
+from armature_ros.qos import reliable_qos
 from data_collection.store import Dataset, open_dataset
 
 STREAMS = ("camera/scene", "joint/position", "action/executed", "action/requested")
@@ -74,6 +77,18 @@ def test_relabel_changes_the_outcome_of_the_last_episode(robot, start_recorder: 
     ok, message = robot.call("relabel", True)
     assert (ok, json.loads(message)) == (True, {"episode": 0, "success": True})
     assert recorder.dataset.episodes[0].outcome == "success"
+
+
+def test_a_discard_that_is_refused_takes_no_label_from_the_episode_before(robot, start_recorder: Callable) -> None:
+    recorder = start_recorder()
+    robot.advertise_all()
+    record_for(robot, 0.3)
+    robot.end()
+    assert not robot.call("discard")[0]
+    labels = robot.node.create_publisher(String, EPISODE_LABEL, reliable_qos())
+    robot.wait(labels.get_subscription_count)
+    labels.publish(String(data='{"episode": 0, "success": false}'))
+    robot.wait(lambda: recorder.dataset.episodes[0].outcome == "failure")
 
 
 def test_stop_takes_no_more_and_end_commits(robot, start_recorder: Callable) -> None:

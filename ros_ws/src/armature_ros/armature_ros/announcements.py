@@ -1,4 +1,7 @@
-"""What is said of an episode, as JSON in a String: that it begins, how it went, and how a person says that it went."""
+"""What is said of an episode, as JSON in a String: that it begins, how it went, and how a person says that it went.
+
+`fields_from_msg` reads such a text of whatever fields.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ _QUOTED_MAX = 60
 _INTEGER_END = 2**63
 """Above what seeds and stamps can be."""
 _ANNOUNCED = {"episode": int, "seed": int, "begin_ns": int}
-_RESULT = {"episode": int, "end_ns": int, "success": bool, "fault": str, "published": dict}
+_RESULT = {
+    "episode": int, "seed": int, "steps": int, "end_ns": int, "success": bool, "fault": str, "published": dict,
+}  # fmt: skip
 _LABEL = {"episode": int, "success": bool}
 
 
@@ -36,12 +41,13 @@ class Episode:
     @classmethod
     def from_msg(cls, message: String) -> Episode:
         """Read an announcement; raise InvalidValue on a text that is none."""
-        return cls(**_fields_from_msg(message, _ANNOUNCED))
+        found = fields_from_msg(message, _ANNOUNCED)
+        return cls(**{name: found[name] for name in _ANNOUNCED})
 
 
 def result_from_msg(message: String) -> dict[str, Any]:
-    """Return what `episode_result` says of how an episode went; raise InvalidValue on a text that does not."""
-    result = _fields_from_msg(message, _RESULT)
+    """Return all that `episode_result` says of an episode; raise InvalidValue where it lacks how it went."""
+    result = fields_from_msg(message, _RESULT)
     for stream, count in result["published"].items():
         _require_kind(f"published.{stream}", count, int, message)
     return result
@@ -49,11 +55,11 @@ def result_from_msg(message: String) -> dict[str, Any]:
 
 def label_from_msg(message: String) -> dict[str, Any]:
     """Return what a person says of how an episode went; raise InvalidValue on a text that does not."""
-    return _fields_from_msg(message, _LABEL)
+    return fields_from_msg(message, _LABEL)
 
 
-def _fields_from_msg(message: String, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """Return the fields `kinds` of a JSON object; raise InvalidValue where one is missing or of another kind."""
+def fields_from_msg(message: String, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Return a JSON object; raise InvalidValue where one of the fields `kinds` is missing or of another kind."""
     expected = f"expected JSON with {', '.join(f'{name} ({kind.__name__})' for name, kind in kinds.items())}"
     try:
         found = json.loads(message.data)
@@ -64,7 +70,7 @@ def _fields_from_msg(message: String, kinds: Mapping[str, type]) -> dict[str, An
         raise InvalidValue(f"text {_quoted(message)} lacks {', '.join(missing)}, {expected}")
     for name, kind in kinds.items():
         _require_kind(name, found[name], kind, message)
-    return {name: found[name] for name in kinds}
+    return found
 
 
 def _require_kind(name: str, value: Any, kind: type, message: String) -> None:

@@ -62,7 +62,7 @@ class CameraNode(Node):
         self._info = load_calibration(self.config)
         self._stopping = threading.Event()
         self._source = CameraSource(source_of(self.config), self._now_ns, self._stopping)
-        self._failure: CameraLost | None = None
+        self._failure: Exception | None = None
         self._monitor, self._monitor_lock = StreamMonitor(self.config.rate_hz), threading.Lock()
         qos = published_stream_qos(lockstep=False)
         self._image_publisher = self.create_publisher(Image, f"{self.config.topic}/image_raw", qos)
@@ -75,7 +75,7 @@ class CameraNode(Node):
         Diagnostics(self, self._diagnose)
 
     def loop(self, executor: Executor, stop: StopRequest) -> None:
-        """Capture until asked to stop; raise CameraLost when the source is gone for good."""
+        """Capture until asked to stop; raise what ended the capture: CameraLost when the source is gone for good."""
         capture = threading.Thread(target=self._capture, name="capture", daemon=True)
         capture.start()
         while capture.is_alive() and not stop.requested:
@@ -89,7 +89,8 @@ class CameraNode(Node):
         try:
             for frame in self._source.frames():
                 self._publish(frame)
-        except CameraLost as error:
+        except Exception as error:
+            # The node's main thread ends the process with it.
             self._failure = error
 
     def _publish(self, frame: Frame) -> None:

@@ -46,7 +46,7 @@ class SourceConfig:
     @property
     def is_device(self) -> bool:
         """Tell whether the source is the index of a local device."""
-        return self.source.isdigit()
+        return self.source.isdecimal()
 
     @property
     def is_file(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,7 +54,9 @@ class ControlNodeConfig:
     """Configure and activate at the start, without waiting for somebody to ask."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where policy or residual would be told what is not so."""
+        """Raise ConfigError on a rate that is none, and where policy or residual would be told what is not so."""
+        if not 0 < self.rate_hz < math.inf:
+            raise ConfigError(f"rate_hz is {self.rate_hz:g}, must be above 0 and finite")
         if self.residual and self.mode != "receding_horizon":
             raise ConfigError(
                 f"mode {self.mode}: how far a residual has led the arm off a plan can only be told where chunks are "

@@ -46,6 +46,8 @@ class ControlServices:
             return False, f"{node.outputs.count_writers()} nodes publish {command_topic}, must be control_node alone"
         if node.path.is_armed:
             return True, "is armed already"
+        if not (node.config.lockstep or node.path.is_at_rest):
+            return False, "the arm comes to rest first"
         node.path.arm()
         return True, f"armed from the next message on {topic}, if one comes within a second"
 

@@ -29,7 +29,7 @@ from armature_ros.graph_config import GraphConfig
 from armature_ros.measurements import Measurements, MemoryMonitor, Stopwatch
 from armature_ros.report import write_report
 from armature_ros.summary import build_summary, print_summary
-from armature_ros.up import NodeDied, interrupt_on_hangup
+from armature_ros.up import EpisodeFailed, NodeDied, interrupt_on_hangup
 from armature_ros.video import write_video
 from data_collection.store import open_dataset
 from sim.tasks import SimConfig, robot_spec
@@ -76,6 +76,9 @@ def main(argv: list[str]) -> int:
     except NodeDied as died:
         print(f"armature demo: {died}; what the nodes said: {out / 'nodes.log'}", file=sys.stderr)
         return died.returncode if died.returncode == 2 else 1
+    except EpisodeFailed as failed:
+        print(f"armature demo: {failed}; what the nodes said: {out / 'nodes.log'}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"armature demo: interrupted; what was committed can be read in {out}", file=sys.stderr)
         return 130

@@ -19,6 +19,7 @@ from armature_ros.doctor_streams import Listener, WantedTopic
 from armature_ros.graph import NodeSpec, make_graph, read_sections
 from armature_ros.graph_config import GraphConfig
 from armature_ros.mock_arm_node import MockArmNodeConfig
+from armature_ros.parameters import put
 from armature_ros.policy_loading import PolicyNodeConfig
 from armature_ros.qos import newest_stream_qos, reliable_qos, stream_qos
 from armature_ros.recorder_config import RecorderNodeConfig
@@ -116,10 +117,7 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
         for key, item in value.items():
             _put(tree, [*path, *str(key).split(".")], item)
         return
-    *branches, leaf = path
-    for key in branches:
-        tree = tree.setdefault(key, {})
-    tree[leaf] = value
+    put(tree, path, value)
 
 
 def wanted_topics(deployment: Deployment, needed: Sequence[str]) -> tuple[WantedTopic, ...]:

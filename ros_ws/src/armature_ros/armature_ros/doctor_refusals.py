@@ -40,6 +40,7 @@ def _control(config: ControlNodeConfig) -> None:
     action = load_robot_spec(config.robot).action
     limits = load_limits(config.robot, action, config.profile)
     make_guard(config.tcp, config.robot, action, config.profile)
+    _ = config.scheduler
     period_ns = action.period_ns if config.lockstep else round(1e9 / config.rate_hz)
     if config.chunk_action == "tcp_delta":
         make_tcp_actions(config.tcp, action, limits, period_ns)

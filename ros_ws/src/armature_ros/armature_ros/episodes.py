@@ -16,10 +16,11 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from armature.errors import ArmatureError
-from armature_ros.announcements import Episode
+from armature.errors import InvalidValue
+from armature_ros.announcements import Episode, result_from_msg
 from armature_ros.introduction import Introduction
 from armature_ros.qos import latched_qos
+from armature_ros.up import EpisodeFailed
 
 RETRY_S = 0.05
 
@@ -77,7 +78,7 @@ class EpisodeDriver:
         rclpy.shutdown(context=self._context)
 
     def run_episode(self, keeps: Callable[[dict[str, Any]], bool] = lambda result: True) -> EpisodeOutcome:
-        """Run the next episode and commit it if it `keeps(result)`; raise ArmatureError on a time-out."""
+        """Run the next episode and commit it if it `keeps(result)`; raise EpisodeFailed where a node does not help."""
         episode = self.start_episode()
         result = self._await_result(episode)
         # Between episodes the simulated arm is silent, which would be a fault of one that is driven.
@@ -89,7 +90,7 @@ class EpisodeDriver:
             return EpisodeOutcome(result, None)
         answer = self._call(self._end, SetBool.Request(data=bool(result["success"])))
         if not answer.success:
-            raise ArmatureError(f"recorder_node/end: {answer.message}")
+            raise EpisodeFailed(f"recorder_node/end: {answer.message}")
         return EpisodeOutcome(result, json.loads(answer.message))
 
     def start_episode(self) -> Episode:
@@ -106,19 +107,22 @@ class EpisodeDriver:
         return episode
 
     def spin_until(self, is_done: Callable[[], bool], what: str) -> None:
-        """Run callbacks until `is_done()`; raise ArmatureError naming `what` after the time-out."""
+        """Run callbacks until `is_done()`; raise EpisodeFailed naming `what` after the time-out."""
         deadline_s = time.monotonic() + self._timeout_s
         while not is_done():
             self._check()
             if time.monotonic() > deadline_s:
-                raise ArmatureError(f"{what}: nothing for {self._timeout_s} s")
+                raise EpisodeFailed(f"{what}: nothing for {self._timeout_s} s")
             self._executor.spin_once(timeout_sec=0.1)
 
     def _is_known(self) -> bool:
         return all([each.ask() for each in self._introductions])
 
     def _await_result(self, episode: Episode) -> dict[str, Any]:
-        self.spin_until(lambda: episode.episode in self._results, f"result of episode {episode.episode}")
+        # However long it takes: sim_node itself ends an episode that is silent, and `check` tells of a node that died.
+        while episode.episode not in self._results:
+            self._check()
+            self._executor.spin_once(timeout_sec=0.1)
         return self._results.pop(episode.episode)
 
     def _accepted(self, name: str, is_right: Callable[[str], bool] = lambda message: True) -> str:
@@ -129,7 +133,7 @@ class EpisodeDriver:
             if answer.success and is_right(answer.message):
                 return answer.message
             if time.monotonic() > deadline_s:
-                raise ArmatureError(f"{name}: still refused after {self._timeout_s} s: {answer.message}")
+                raise EpisodeFailed(f"{name}: still refused after {self._timeout_s} s: {answer.message}")
             self._check()
             self._executor.spin_once(timeout_sec=RETRY_S)
 
@@ -140,7 +144,11 @@ class EpisodeDriver:
         return future.result()
 
     def _on_result(self, message: String) -> None:
-        result = json.loads(message.data)
+        try:
+            result = result_from_msg(message)
+        except InvalidValue as error:
+            self.node.get_logger().error(f"episode_result: {error}; refused", throttle_duration_sec=2.0)
+            return
         self._results[result["episode"]] = result
 
 

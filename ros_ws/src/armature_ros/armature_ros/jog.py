@@ -128,7 +128,7 @@ class Jog:
     def _choose(self, key: str) -> bool:
         """Choose a joint by its number or the next one to either side."""
         joints = self._spec.dim - (self._gripper is not None)
-        if key.isdigit() and 1 <= int(key) <= joints:
+        if key.isdecimal() and 1 <= int(key) <= joints:
             self.chosen = int(key) - 1
         elif key in (LEFT, RIGHT):
             self.chosen = (self.chosen + (1 if key == RIGHT else -1)) % joints

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -14,6 +15,7 @@ from launch_ros.actions import Node
 from armature.config import from_plain, to_plain
 from armature_ros.graph import NodeSpec, graph_environment, make_graph
 from armature_ros.graph_config import GraphConfig
+from armature_ros.spin import EXIT_BAD_INPUT, EXIT_FAULT
 from armature_ros.up import NodeDied
 from launch import LaunchContext, LaunchDescription
 
@@ -41,21 +43,22 @@ def _action(node: NodeSpec) -> Node:
         exec_name=node.name,
         additional_env={**graph_environment(), **node.environment},
         output="screen",
-        **_at_its_end(node),
+        on_exit=partial(_on_exit, node),
     )
 
 
-def _at_its_end(node: NodeSpec) -> dict[str, Any]:
-    """Return what a launch does when a node ends: start it again where the graph can do without it meanwhile."""
-    if node.restarts is None:
-        return {"on_exit": _on_exit}
-    return {"respawn": True, "respawn_max_retries": node.restarts}
-
-
-def _on_exit(event: ProcessExited, context: LaunchContext) -> None:
-    # An exception ends the whole launch with exit code 1, which the action Shutdown would not.
-    if not context.is_shutdown:
-        raise NodeDied(event.process_name, event.returncode)
+def _on_exit(node: NodeSpec, event: ProcessExited, context: LaunchContext) -> Node | LogInfo | None:
+    """Do what `armature up` does: end the whole launch, or start the node again, or go on without it."""
+    if context.is_shutdown:
+        return None
+    died = NodeDied(node.name, event.returncode)
+    if node.restarts is None or event.returncode == EXIT_BAD_INPUT:
+        # An exception ends the whole launch with exit code 1, which the action Shutdown would not.
+        raise died
+    if node.restarts == 0 or event.returncode == EXIT_FAULT:
+        return LogInfo(msg=f"{died}; the graph goes on without it")
+    # Not by `respawn`, which asks for no exit code.
+    return _action(replace(node, restarts=node.restarts - 1))
 
 
 def _text(value: Any) -> str:
@@ -68,4 +71,4 @@ def _value(text: str, default: Any) -> Any:
         return {"true": True, "false": False}.get(text.lower(), text)
     if isinstance(default, list):
         return text.split()
-    return int(text) if isinstance(default, int) and text.lstrip("-").isdigit() else text
+    return int(text) if isinstance(default, int) and text.removeprefix("-").isdecimal() else text

@@ -31,6 +31,10 @@ class NewestState:
         """Return the state (D,) in the layout of the action, None where it is not known or too old."""
         return self._measured if time.monotonic() - self._received_s <= AGE_MAX_S else None
 
+    def forget(self) -> None:
+        """Know nothing until the next joint state comes."""
+        self._measured = None
+
     def _on_joint_state(self, message: JointState) -> None:
         try:
             self._measured = measured_from_joint_state(message, self._spec)

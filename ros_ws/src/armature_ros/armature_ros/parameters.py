@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
@@ -55,12 +55,18 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Turn {"a.b": 1} into {"a": {"b": 1}}."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
-        *path, leaf = name.split(".")
-        branch = tree
-        for key in path:
-            branch = branch.setdefault(key, {})
-        branch[leaf] = value
+        put(tree, name.split("."), value)
     return tree
+
+
+def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set the value at the keys `path`; raise ConfigError where one that would hold others has a value of its own."""
+    for depth, key in enumerate(path[:-1], start=1):
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            owner = ".".join(path[:depth])
+            raise ConfigError(f"{owner} is {tree!r}, but {'.'.join(path)} is set too: leave out one of them")
+    tree[path[-1]] = value
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,9 +13,9 @@ from armature.spec import RobotSpec, require_compatible
 from armature.testing import random_observation
 from armature.types import CommittedActions
 from armature_ros.graph_config import EXPERT
-from armature_ros.robot import RobotConfig
+from armature_ros.robot import RobotConfig, load_robot_spec
 from armature_ros.streams import StreamConfig
-from sim.tasks import require_task_of
+from sim.tasks import require_learned
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ def require_usable(config: PolicyNodeConfig) -> None:
     """Raise what `load_warm_policy` would where a policy cannot be used as asked for; loads no weights into memory."""
     if config.policy == EXPERT:
         _require_untold(config)
+        if not config.robot.spec_file:
+            _expert(config, load_robot_spec(config.robot))
         return
     from policies.checkpoint import require_prompted
     from policies.chunk_policy import require_committed_family
@@ -64,6 +66,14 @@ def require_usable(config: PolicyNodeConfig) -> None:
         require_known(config.engine)
 
 
+def _expert(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
+    from sim.expert import make_expert
+
+    policy = make_expert(config.robot.sim)
+    require_compatible(policy.spec, offered, "the expert")
+    return policy
+
+
 def _require_untold(config: PolicyNodeConfig) -> None:
     if config.prompt:
         raise ConfigError(f"parameters of policy_node: prompt '{config.prompt}': the scripted expert takes none")
@@ -73,8 +83,11 @@ def _require_untold(config: PolicyNodeConfig) -> None:
 
 def _require_same_task(config: PolicyNodeConfig) -> None:
     """Raise ConfigError where a simulated robot is to do another task than the checkpoint has learned."""
+    from policies.checkpoint import read_document
+
     if not config.robot.spec_file:
-        require_task_of(Path(config.policy), config.robot.task)
+        path = Path(config.policy)
+        require_learned(config.robot.task, read_document(path)["provenance"], path)
 
 
 def load_warm_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
@@ -86,11 +99,7 @@ def load_warm_policy(config: PolicyNodeConfig, offered: RobotSpec) -> Policy:
     # Each import is heavy and only one of them is needed.
     if config.policy == EXPERT:
         _require_untold(config)
-        from sim.expert import make_expert
-
-        policy = make_expert(config.robot.sim)
-        require_compatible(policy.spec, offered, "the expert")
-        return policy
+        return _expert(config, offered)
     from policies.checkpoint import load_policy
 
     _require_same_task(config)

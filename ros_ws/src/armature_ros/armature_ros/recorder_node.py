@@ -35,9 +35,6 @@ from data_collection.recorder import Recorder
 
 QUIET_S = 0.3
 TRIM_PERIOD_S = 60.0
-# Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BLOCK_BYTES, _KEPT_BYTES = 32 << 20, 256 << 20
 # So far ahead an episode begins that no sample of it can come before the reader waits for it.
 START_MARGIN_NS = 50_000_000
 # A simulator in lockstep counts from zero: its stamps are years away from the clock.
@@ -155,8 +152,8 @@ class RecorderNode(Node):
 
     def _discard(self, _request: Trigger.Request) -> str:
         self._reader.window.close()
-        self._episode = self._number = None
         self._recorder.discard()
+        self._episode = self._number = None
         return "discarded"
 
     def _end(self, request: SetBool.Request) -> str:
@@ -207,23 +204,28 @@ class RecorderNode(Node):
         """Wait for samples in flight; return how many were published by stream, where the robot says so."""
         window, begin_s = self._reader.window, time.monotonic()
         while time.monotonic() < begin_s + self.config.drain_timeout_s and not self._is_stopping():
-            result = self._result()
             is_quiet = time.monotonic() - max(window.last_accepted_s, begin_s) > QUIET_S
-            if result is not None and window.end_ns >= result["end_ns"]:
-                window.end_ns = result["end_ns"]
-                published = result["published"]
-                if not self._lost(published) if self._knows_all(published) else is_quiet:
-                    return published
-            elif self._episode is None or is_quiet:
-                # Nobody says when it ended, or ~/stop did: it ends with what is here.
-                self._close_window()
-                if is_quiet:
-                    return {}
+            published = self._settled(is_quiet=is_quiet)
+            if published is not None:
+                return published
             time.sleep(0.005)
         published = (self._result() or {}).get("published", {})
         lost = ", ".join(f"{count} of {name}" for name, count in self._lost(published).items())
         self.get_logger().error(f"~/end: published but not received: {lost or 'nothing'}")
         return published
+
+    def _settled(self, *, is_quiet: bool) -> dict[str, int] | None:
+        """Return what was published once nothing more is to come, {} where nobody says it; None before."""
+        window, result = self._reader.window, self._result()
+        if result is not None and window.end_ns >= result["end_ns"]:
+            window.end_ns = result["end_ns"]
+            published = result["published"]
+            is_over = not self._lost(published) if self._knows_all(published) else is_quiet
+            return published if is_over else None
+        if self._episode is None or is_quiet:
+            # Nobody says when it ended, or ~/stop did: it ends with what is here.
+            self._close_window()
+        return {} if is_quiet else None
 
     def _knows_all(self, published: dict[str, int]) -> bool:
         """Tell whether the robot says of every stream that anyone publishes how much there is."""
@@ -261,14 +263,6 @@ class RecorderNode(Node):
         return {"episode": episode, **stream_report(self._reader.channels, counts)}
 
 
-def _keep_memory() -> None:
-    """Have glibc use the memory of freed frames again: fresh pages cost more than the copying of a frame."""
-    with suppress(AttributeError, OSError):  # another libc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-
-
 def _give_memory_back() -> None:
     """Have glibc give back the memory of freed frames, which it keeps: a pause of the disk would leave it for ever."""
     with suppress(AttributeError, OSError):  # another libc
@@ -277,7 +271,6 @@ def _give_memory_back() -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node; return the exit code."""
-    _keep_memory()
     return run(RecorderNode, RecorderNode.loop, args)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from array import array
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from rclpy.node import Node
 from std_msgs.msg import String, UInt8MultiArray
 
 from armature.errors import CheckpointError, InvalidValue
+from armature_ros.announcements import fields_from_msg
 from armature_ros.qos import latched_qos, reliable_qos
 from policies.residual_acting import ResidualActing
 from policies.step_link import StepSender
@@ -18,6 +18,7 @@ from policies.step_link import StepSender
 TRANSITIONS, TAKEN, WEIGHTS = "residual/transitions", "residual/taken", "residual/weights"
 SEND_PERIOD_S = 0.1
 BLOCKS_AT_ONCE = 4
+_TOLD = {"log_id": str, "count": int, "asks": bool}
 
 
 def bytes_to_msg(content: bytes) -> UInt8MultiArray:
@@ -49,10 +50,9 @@ class ResidualLink:
 
     def _on_taken(self, message: String) -> None:
         try:
-            told = json.loads(message.data)
-            now_s = time.monotonic()
-            self.sender.acknowledge(str(told["log_id"]), int(told["count"]), now_s, asks=bool(told["asks"]))
-        except (ValueError, KeyError, TypeError, InvalidValue) as error:
+            told = fields_from_msg(message, _TOLD)
+            self.sender.acknowledge(told["log_id"], told["count"], time.monotonic(), asks=told["asks"])
+        except InvalidValue as error:
             self._refuse(TAKEN, error)
 
     def _on_weights(self, message: UInt8MultiArray) -> None:

@@ -134,7 +134,7 @@ class SimNode(Node):
             self._publish(running, running.episode.begin_ns + running.step * period_ns)
             is_commanded = self._await_command(running, executor, stop)
             running.latencies_s.append(time.monotonic() - begin_s)
-            if is_commanded:
+            if is_commanded and self._running is running:
                 self._advance(running)
         self._finish(running)
 
@@ -161,6 +161,9 @@ class SimNode(Node):
             deadline_ns = max(deadline_ns + period_ns, time.monotonic_ns())
             while not running.is_over and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
                 executor.spin_once(timeout_sec=left_ns / 1e9)
+            if self._running is not running:
+                # A reset has ended it: the world is that of the next one.
+                return
             if running.command is None:
                 running.command = self._env.get_wrapper_attr("measured_action")()
             elif time.monotonic_ns() - running.commanded_ns > self.config.command_max_age_s * 1e9:
@@ -193,9 +196,11 @@ class SimNode(Node):
         running.is_over = running.is_over or terminated or truncated
 
     def _finish(self, running: _Running) -> None:
+        """End an episode, unless a reset has, and tell how it went."""
+        if self._running is not running:
+            return
         self._end_ns = running.stamp_ns
-        if self._running is running:
-            self._running = None
+        self._running, running.is_over = None, True
         if running.label is not None:
             running.success = running.label
         result = {
@@ -242,9 +247,9 @@ class SimNode(Node):
             running.label, running.is_over = label["success"], True
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._running is not None:
-            self._running.is_over = True
-            self._end_ns = max(self._end_ns, self._running.stamp_ns)
+        if self._running is not None and self._running.is_started:
+            # Told before the counts of what it published are those of the next one.
+            self._finish(self._running)
         seed = self.config.seed + self._resets
         observation, _ = self._env.reset(seed=seed)
         episode = Episode(self._resets, seed, self._next_begin_ns())

@@ -73,7 +73,7 @@ class TakeoverNode(Node):
         # A key that was pressed while the policy drove must not move the arm later.
         elif not self._is_engaged or not self._jog.press(key, time.monotonic()):
             self._say_help()
-        elif key in ("left", "right") or key.isdigit():
+        elif key in ("left", "right") or key.isdecimal():
             self.get_logger().info(f"moving {self._jog.chosen_label}")
 
     def _take_over(self) -> None:

@@ -37,7 +37,7 @@ class TeleopEpisode:
     """
 
     def __init__(self, node: Node, expected: Collection[str], on_reset: Callable[[], None]) -> None:
-        """`expected` names nodes of the graph."""
+        """`expected` names nodes of the graph; `on_reset` is called once the arm is where an episode begins."""
         self._logger = node.get_logger()
         self._expected = expected
         self._on_reset = on_reset
@@ -51,7 +51,6 @@ class TeleopEpisode:
     def press(self, key: str) -> bool:
         """Take one key; return False when it is none of an episode's."""
         if key == BEGIN_KEY:
-            self._on_reset()
             self._queue(*((name, Trigger.Request()) for name in BEGIN))
         elif key in END_KEYS:
             self._queue(("recorder_node/end", SetBool.Request(data=END_KEYS[key])))
@@ -86,8 +85,8 @@ class TeleopEpisode:
     def _miss(self, step: _Step) -> None:
         """Wait for a service that nobody offers, or leave it out."""
         if step.name.partition("/")[0] not in self._expected:
-            self._steps.popleft()
             self._logger.info(f"{step.name}: left out, nobody offers it")
+            self._complete(step)
         elif time.monotonic() > step.deadline_s:
             what = "no episode is begun" if step.name in BEGIN else "it was not done"
             self._give_up(f"{step.name}: nobody has offered it for {GIVE_UP_S:g} s; {what}")
@@ -95,12 +94,17 @@ class TeleopEpisode:
     def _finish(self, step: _Step, answer: Any) -> None:
         self._answer = None
         if answer.success:
-            self._steps.popleft()
             self._logger.info(f"{step.name}: {answer.message or 'done'}")
+            self._complete(step)
         elif step.name in BEGIN and time.monotonic() < step.deadline_s:
             self._next_s = time.monotonic() + RETRY_S
         else:
             self._give_up(f"{step.name}: {answer.message}")
+
+    def _complete(self, step: _Step) -> None:
+        self._steps.popleft()
+        if step.name == BEGIN[0]:
+            self._on_reset()
 
     def _give_up(self, reason: str) -> None:
         self._logger.error(reason)

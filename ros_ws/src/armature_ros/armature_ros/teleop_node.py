@@ -64,7 +64,7 @@ class TeleopNode(Node):
         self._state = NewestState(self, self.config.joint_state_topic, self._spec)
         beside = {"recorder_node": self.config.recorder, "sim_node": self.config.simulator, "control_node": True}
         expected = [name for name, is_there in beside.items() if is_there]
-        self._episode = TeleopEpisode(self, expected, on_reset=self._jog.reset)
+        self._episode = TeleopEpisode(self, expected, on_reset=self._forget)
         self._say_help()
 
     def loop(self, executor: Executor, stop: StopRequest) -> None:
@@ -98,6 +98,11 @@ class TeleopNode(Node):
         self._sequence += 1
         chunk = ActionChunk(stamp_ns, stamp_ns, self._spec.period_ns, action[None], "keyboard", self._sequence)
         self._chunk_publisher.publish(chunk_to_msg(chunk, self._spec.labels))
+
+    def _forget(self) -> None:
+        """Begin where the arm is from now on: what was heard so far may be of where a reset has moved it away from."""
+        self._state.forget()
+        self._jog.reset()
 
     def _say_help(self) -> None:
         self.get_logger().info(f"{HELP[self._spec.kind]}; {EPISODE_HELP}")

@@ -45,6 +45,10 @@ class NodeDied(ArmatureError):
         self.returncode = returncode
 
 
+class EpisodeFailed(ArmatureError):
+    """A node of a running graph refuses what an episode needs, or does not answer."""
+
+
 class RunningGraph:
     """The processes of a graph. Use it in a `with` block, from the main thread: leaving it leaves no process behind.
 
@@ -206,8 +210,8 @@ class UpConfig:
 def main(argv: list[str]) -> int:
     """Run `armature up`; return the exit code.
 
-    0: asked to stop; 1: a node died; 2: an option, or what a node was given, is refused; 3: a node ended with a fault,
-    or had to be killed.
+    0: asked to stop; 1: a node died, or did not do what an episode needs; 2: an option, or what a node was given, is
+    refused; 3: a node ended with a fault, or had to be killed.
     """
     config = tyro.cli(UpConfig, args=argv, prog="armature up")
     # Ctrl-C, SIGTERM and a closed terminal look the same from here on.
@@ -228,6 +232,9 @@ def main(argv: list[str]) -> int:
         print(f"armature up: {died}; the graph was stopped", file=sys.stderr)
         # It has said what it refuses.
         return EXIT_BAD_INPUT if died.returncode == EXIT_BAD_INPUT else EXIT_NODE_DIED
+    except EpisodeFailed as failed:
+        print(f"armature up: {failed}; the graph was stopped", file=sys.stderr)
+        code = EXIT_NODE_DIED
     except KeyboardInterrupt:
         pass
     faulty = [] if graph is None else graph.faulty()

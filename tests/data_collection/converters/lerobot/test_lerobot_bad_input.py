@@ -163,6 +163,9 @@ BAD_V21: dict[str, tuple[Spoil, str]] = {
     "no list": (lambda root: (root / "meta/episodes.jsonl").unlink(), "episodes.jsonl: cannot be read"),
     "list is no JSON": (lambda root: (root / "meta/episodes.jsonl").write_text("x"), "episodes.jsonl: cannot be read"),
     "NaN action": (changed_rows("action", with_nan), "episode 1, row 2: action is not finite at element 1"),
+    "NaN reward": (
+        changed_rows("next.reward", at(2, float("nan"))), "episode 1, row 2: next.reward is not finite .*--leave-out",
+    ),
     "action dims": (
         changed_rows("action", lambda _: pa.array([[0.0] * 4] * 5, pa.list_(pa.float32(), 4))),
         r"column action is fixed_size_list<.*>\[4\], info.json says float32 \(3,\)",
