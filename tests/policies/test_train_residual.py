@@ -101,14 +101,20 @@ def test_what_was_learned_after_the_last_evaluation_is_judged_and_kept(config):
     assert load_residual(config.out / "actor").weights.version > 10
 
 
-def test_a_training_that_ended_goes_on_with_more_steps_after_the_episodes_that_there_were(config):
+def test_a_training_goes_on_after_the_episodes_that_there_were_and_no_worse_actor_becomes_the_best(config):
     first = train_residual(replace(config, steps=30))
     begun = json.loads((config.out / "state" / "state.json").read_text())["counts"]["begun"]
+    # As where the process died after it had kept a better one, and before it saved the state.
+    file = config.out / "curve.jsonl"
+    lost = {**json.loads(file.read_text().splitlines()[-1]), "step": 45, "successes": 2}
+    file.write_text(file.read_text() + json.dumps(lost) + "\n")
+    best = (config.out / "best" / "residual.json").read_bytes()
     curve = train_residual(replace(config, resume=True))
     assert (curve[: len(first)], len(curve)) == (first, 3)
     assert curve[-1].step >= 60
-    lines = [json.loads(line)["step"] for line in (config.out / "curve.jsonl").read_text().splitlines()]
+    lines = [json.loads(line)["step"] for line in file.read_text().splitlines()]
     assert lines == [each.step for each in curve]
+    assert (config.out / "best" / "residual.json").read_bytes() == best
     state = json.loads((config.out / "state" / "state.json").read_text())
     assert state["counts"]["begun"] > begun >= 4
     assert [point["step"] for point in state["curve"]] == lines
@@ -142,17 +148,6 @@ def test_an_interrupted_training_keeps_the_newest_actor_and_judges_nothing_more(
     assert load_residual(config.out / "actor").weights.version > 10
     state = json.loads((config.out / "state" / "state.json").read_text())
     assert state["learner"]["updates"] == load_residual(config.out / "actor").weights.version
-
-
-def test_of_a_best_that_was_kept_before_the_process_died_no_worse_one_takes_the_place(config):
-    train_residual(replace(config, steps=30))
-    file = config.out / "curve.jsonl"
-    lost = {**json.loads(file.read_text().splitlines()[-1]), "step": 45, "successes": 2}
-    file.write_text(file.read_text() + json.dumps(lost) + "\n")
-    best = (config.out / "best" / "residual.json").read_bytes()
-    curve = train_residual(replace(config, resume=True))
-    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [each.step for each in curve]
-    assert (config.out / "best" / "residual.json").read_bytes() == best
 
 
 def test_nothing_follows_a_gate_that_has_latched(config):

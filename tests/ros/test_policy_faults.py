@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_armed(
     command = [sys.executable, "-m", "armature.cli", "up", "sim", "--policy", str(checkpoint), "--episodes", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     said = done.stdout + done.stderr
-    assert done.returncode == 1, said
+    assert done.returncode == 2, said
     assert re.search(message, said)
     assert "node policy_node ended with exit code 2; the graph was stopped" in said
     assert "episode 0" not in said
