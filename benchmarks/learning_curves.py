@@ -77,6 +77,132 @@ def _judged(curve: Curve) -> list[str]:
     return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
 
 
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
+def _judged(curve: Curve) -> list[str]:
+    """Word the base's and the best residual's successes of other starts."""
+    found = zip(("base", "best"), curve.judged or (), curve.judged_intervals, strict=False)
+    count = curve.judged[2] if curve.judged else 0
+    return [f"{who} {k} of {count}, {low:.2f} to {high:.2f}" for who, k, (low, high) in found]
+
+
 def plot(curves: list[Curve], path: Path) -> None:
     """Draw the curves, those of a case in one picture."""
     cases = list(dict.fromkeys(curve.case for curve in curves))
