@@ -8,24 +8,6 @@ from numpy.typing import NDArray
 
 from armature.config import from_plain
 from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
-from armature.errors import ConfigError
 from policies.chunk_policy import ChunkPolicy
 from policies.residual_folder import ResidualFolder
 from policies.residual_learner import LearnerConfig

@@ -65,42 +65,6 @@ STARTED_AGAIN_S = 20.0
 """After so long the residual node has to be back, and miss no episode any more."""
 ON_ITS_WAY_S = 0.1
 """A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
-ON_ITS_WAY_S = 0.1
-"""A step that was executed at most so long before a kill may have been on its way to the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,24 +112,6 @@ def measure(arguments: RobotArguments, quick: bool) -> tuple[list[Criterion], di
         exactly("records that are rows of the replay, bit for bit", account["rows as logged"], "of all", 1.0),
         exactly("steps without a record, but while the residual node was dead", account["missing"], "steps", 0),
         exactly("records of what was not executed", account["invented"], "steps", 0),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
-        exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
         exactly("nodes killed", len(worked.killed_s), "", len(VICTIMS)),
         below("residual node back", account["back_s"], "s", STARTED_AGAIN_S),
     ]
