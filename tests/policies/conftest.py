@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -28,6 +30,7 @@ from policies.chunk_policy import ChunkPolicy
 from policies.presets.catalog import PRESETS
 from policies.registry import family_of
 from policies.train_config import TrainConfig
+from policies.train_residual_log import ResidualLog
 
 # The module beside this file that makes folders of pretrained encoders.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -157,3 +160,29 @@ def pretrained_folder(tmp_path_factory):
         return path if path.is_dir() else make_folder(path, kind)
 
     return make
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """A context in which a training of a robot is interrupted after so many steps; -1: while it warms up."""
+
+    @contextmanager
+    def context(module: str, after_steps: int):
+        stop = threading.Event()
+
+        @contextmanager
+        def interruption():
+            yield stop
+
+        class Stopping(ResidualLog):
+            def step(self, step, figures, learner):
+                super().step(step, figures, learner)
+                if step >= after_steps:
+                    stop.set()
+
+        with monkeypatch.context() as patch:
+            patch.setattr("policies.train_online.interruption", interruption)
+            patch.setattr(f"policies.{module}.ResidualLog", Stopping)
+            yield
+
+    return context

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +27,6 @@ from policies.train_dsrl_data import demonstration_chunks
 from policies.train_dsrl_robots import SteeredRobots
 from policies.train_online import FIRST_SEED
 from policies.train_residual_data import open_demonstrations
-from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import Style
 from sim.corrected_world import PolicyNeeds
 from sim.defaults import default_scheduler, limits_for
@@ -134,22 +131,8 @@ def noting(begin, seeds):
 
 
 @pytest.mark.parametrize("after_steps", [-1, 10], ids=["in the warm-up", "while it learns"])
-def test_an_interrupted_training_is_gone_on_with(config, monkeypatch, after_steps):
-    stop = threading.Event()
-
-    @contextmanager
-    def interruption():
-        yield stop
-
-    class Stopping(ResidualLog):
-        def step(self, step, figures, learner):
-            super().step(step, figures, learner)
-            if step >= after_steps:
-                stop.set()
-
-    with monkeypatch.context() as patch:
-        patch.setattr("policies.train_online.interruption", interruption)
-        patch.setattr("policies.train_dsrl.ResidualLog", Stopping)
+def test_an_interrupted_training_is_gone_on_with(config, interrupted, monkeypatch, after_steps):
+    with interrupted("train_dsrl", after_steps):
         first = train_dsrl(config)
     assert len(first) == 1
     state = json.loads((config.out / "state" / "state.json").read_text())

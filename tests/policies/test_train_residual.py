@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +29,6 @@ from policies.residual_view import ResidualView
 from policies.train import train
 from policies.train_residual import ResidualTrainConfig, train_residual
 from policies.train_residual_data import demonstration_rows, open_demonstrations, statistics_of
-from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import CorrectedRobots, Style
 from sim.collect import CollectConfig, collect
 from sim.corrected_world import PolicyNeeds
@@ -128,22 +125,9 @@ def test_a_training_from_cameras_or_from_nothing_is_not_gone_on_with(config):
         replace(config, resume=True, cameras=("camera/scene",))
 
 
-def test_an_interrupted_training_keeps_the_newest_actor_and_judges_nothing_more(config, monkeypatch):
-    stop = threading.Event()
-
-    @contextmanager
-    def interruption():
-        yield stop
-
-    class Stopping(ResidualLog):
-        def step(self, step, figures, learner):
-            super().step(step, figures, learner)
-            if step >= 20:
-                stop.set()
-
-    monkeypatch.setattr("policies.train_online.interruption", interruption)
-    monkeypatch.setattr("policies.train_residual.ResidualLog", Stopping)
-    curve = train_residual(replace(config, steps=1000, evaluate_every_steps=1000))
+def test_an_interrupted_training_keeps_the_newest_actor_and_judges_nothing_more(config, interrupted):
+    with interrupted("train_residual", 20):
+        curve = train_residual(replace(config, steps=1000, evaluate_every_steps=1000))
     assert len(curve) == 1
     assert load_residual(config.out / "actor").weights.version > 10
     state = json.loads((config.out / "state" / "state.json").read_text())
