@@ -34,6 +34,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return create_dataset(tmp_path / "set", robot(48, 64), "kill", encodings=ENCODINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(row=42)
 def test_row_42_thirty_kills_lose_nothing(tmp_path: Path) -> None:
     result = tmp_path / "kill.json"

@@ -104,7 +104,7 @@ def test_a_graph_changes_nothing_in_place(new_policy):
 # Every family has its graph tested; OpenVINO takes most of a minute for some of them.
 @needs_openvino
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in ("bc", "mode") else pytest.mark.slow) for name in METHODS]
+    "family", [pytest.param(name, marks=[] if name == "bc" else pytest.mark.slow) for name in METHODS]
 )
 def test_openvino_gives_the_chunks_of_eager(exported, family):
     eager, engine = (load_policy(exported(family), engine=name) for name in ("eager", "openvino"))
@@ -136,6 +136,7 @@ def test_the_goal_is_an_input_of_the_engine(new_policy, tmp_path):
     assert difference_n(eager, expected, found) <= PARITY_N
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_openvino_gives_the_chunks_of_the_embedded_checkpoint(tmp_path):
     path = Path(shutil.copytree(EMBEDDED, tmp_path / "checkpoint"))

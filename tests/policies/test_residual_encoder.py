@@ -213,6 +213,7 @@ def spot(place: float) -> np.ndarray:
     return np.repeat(brightness[None, :, :, None], 3, axis=3).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_an_answer_that_only_the_image_knows_is_learned():
     """The base always asks for 0; asked for is where the spot is, within 0.2: one of five places at random by luck."""
     sight = Sight(("eye",), 32, EncoderConfig(channels=(8, 8), strides=(2, 2), features=8, shift_px=1, lr=1e-3))

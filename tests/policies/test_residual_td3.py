@@ -214,6 +214,7 @@ def test_a_base_that_always_misses_by_the_same_is_corrected():
     assert sum(run(0.0) for _ in range(50)) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler here")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

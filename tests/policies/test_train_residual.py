@@ -91,6 +91,7 @@ def test_it_learns_evaluates_and_keeps_the_actor(config):
     assert [line["step"] for line in lines] == [each.step for each in curve]
 
 
+@pytest.mark.slow
 def test_what_was_learned_after_the_last_evaluation_is_judged_and_kept(config):
     curve = train_residual(replace(config, steps=40, evaluate_every_steps=1000))
     assert len(curve) == 2
@@ -98,6 +99,7 @@ def test_what_was_learned_after_the_last_evaluation_is_judged_and_kept(config):
     assert load_residual(config.out / "actor").weights.version > 10
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_after_the_episodes_that_there_were_and_no_worse_actor_becomes_the_best(config):
     first = train_residual(replace(config, steps=30))
     begun = json.loads((config.out / "state" / "state.json").read_text())["counts"]["begun"]
@@ -163,6 +165,7 @@ def test_what_was_learned_is_gone_on_from_with_the_demonstrations(config):
     assert not weights.residual(np.ones(weights.input_dim - 8, np.float32), np.ones(8, np.float32)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_a_residual_does_not_say_how_fast_it_was_learned(config, monkeypatch):
     # Nothing is compiled in no steps: any program does for the compiler.

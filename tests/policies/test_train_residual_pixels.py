@@ -148,6 +148,7 @@ def test_the_command_line_names_cameras_and_vectors():
     assert (blind.sight, blind.vectors) == (None, None)
 
 
+@pytest.mark.slow
 def test_vectors_alone_can_be_left_out_too(config):
     blind = replace(config, cameras=(), vectors=(*PROPRIOCEPTION, TCP_POSE), steps=0)
     train_residual(blind)

@@ -122,6 +122,7 @@ def wait(is_done: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 def test_every_node_refuses_them_and_the_next_episode_is_driven_and_recorded(
     environment: dict[str, str], tmp_path: Path

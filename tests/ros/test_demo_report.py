@@ -199,6 +199,7 @@ def await_first_episode(process: subprocess.Popen[str], log: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 def test_interrupt_leaves_committed_episodes_and_no_process(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -269,6 +269,7 @@ def test_a_wrong_option_is_named_with_exit_code_2(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(
     environment: dict[str, str], tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:

@@ -121,6 +121,7 @@ def lab(
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(row=33)
 def test_behind_a_half_open_link_the_policy_is_named_the_arm_holds_and_goes_on_when_it_is_mended(
     link: HalfOpenLink, lab: Lab, record_property: Callable[[str, str], None]

@@ -79,6 +79,7 @@ def run(driver: EpisodeDriver, watch: Watch, operator: Operator, *, success: boo
     return result
 
 
+@pytest.mark.slow
 def test_what_a_person_did_and_said_is_learned_logged_and_recorded(environment: dict[str, str], tmp_path: Path) -> None:
     residual, dataset = write_residual(tmp_path / "residual"), tmp_path / "dataset"
     nodes = nodes_of(residual, *NODES, horizon_steps=HORIZON, dataset=str(dataset), overrides=OVERRIDES)

@@ -143,6 +143,7 @@ def test_checkpoint_sends_the_same_commands_with_and_without_ros(
     assert np.array_equal(commands, expected.commands[:20])
 
 
+@pytest.mark.slow
 def test_embedded_checkpoint_lifts_from_pixels_alike_with_and_without_ros(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault(row=37)
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
 def test_a_damaged_checkpoint_is_refused_before_anything_is_armed(
@@ -116,6 +117,7 @@ def run_episodes(driver: EpisodeDriver, count: int) -> None:
         driver.run_episode()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(row=36)
 def test_a_policy_that_runs_out_of_memory_while_it_answers_ends_the_graph_with_the_reason(
     environment: dict[str, str], tmp_path: Path, write_checkpoint: Callable[..., Path]

@@ -49,6 +49,7 @@ def read_log(residual: Path) -> np.ndarray:
     return records
 
 
+@pytest.mark.slow
 def test_where_the_gate_latches_the_episode_ends_as_a_failure_after_which_nothing_follows(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_scheduler_that_mixes_chunks_is_refused_with_a_residual(mode: str, tmp
         ControlNodeConfig({}, "run", "", residual=True, mode=mode)
 
 
+@pytest.mark.slow
 def test_corrections_of_one_plan_go_on_from_each_other_and_begin_anew_with_the_next(
     environment: dict[str, str], tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:

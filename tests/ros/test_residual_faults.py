@@ -131,6 +131,7 @@ def test_a_correction_of_other_joints_or_of_no_base_action_is_refused(lockstep: 
     assert grown["residual: corrections used"] == STEPS
 
 
+@pytest.mark.slow
 def test_in_real_time_a_late_correction_does_not_act_the_loop_goes_on_and_one_in_time_acts(
     environment: dict[str, str], residual: Path
 ) -> None:
@@ -160,6 +161,7 @@ def test_in_real_time_a_late_correction_does_not_act_the_loop_goes_on_and_one_in
         assert "test" in {source for _, source in watch.corrected.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(row=40)
 def test_weights_are_swapped_between_episodes_only_and_never_older_damaged_or_foreign_ones(
     environment: dict[str, str], tmp_path: Path

@@ -57,6 +57,7 @@ def count_ready(said: list[tuple[str, str]], node: str) -> int:
     return sum(name == node and line.endswith(": ready") for name, line in said)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(row=40)
 def test_after_both_were_killed_every_logged_step_is_one_row_of_the_replay(
     environment: dict[str, str], tmp_path: Path
@@ -127,6 +128,7 @@ class OnSmallDisk(NodeSpec):
         return ["unshare", "-Urm", "sh", "-c", script, "sh", *super().command()]
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_the_residual_goes_on_claims_nothing_and_tells_at_its_end(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def test_ctrl_c_ends_every_node(environment: dict[str, str]) -> None:
         wait_until_gone(nodes)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_kills_nobody_who_is_about_to_end(environment: dict[str, str], tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     with up("--no-lockstep", "--dataset", str(dataset), "--episodes", "50") as graph:
@@ -138,6 +139,7 @@ def hearing_hangups() -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_every_node_in_order(environment: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "armature.cli", "up", "sim", "--no-cameras"]
@@ -163,6 +165,7 @@ def test_a_terminal_that_is_closed_ends_every_node_in_order(environment: dict[st
     wait_until_gone(nodes)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_closed_terminal_changes_nothing() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -172,6 +175,7 @@ def test_under_nohup_a_closed_terminal_changes_nothing() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_node_that_has_to_be_killed_at_the_end_is_named_and_the_exit_code_says_so(
     environment: dict[str, str],
 ) -> None:
@@ -255,6 +259,7 @@ def test_nodes_end_even_when_the_supervisor_is_killed(environment: dict[str, str
         wait_until_gone(nodes)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(row=10)
 def test_checkpoint_of_another_robot_is_refused_naming_the_fields(
     environment: dict[str, str], tmp_path: Path, write_checkpoint: Callable[..., Path]
@@ -268,6 +273,7 @@ def test_checkpoint_of_another_robot_is_refused_naming_the_fields(
         assert "Traceback" not in graph.output
 
 
+@pytest.mark.slow
 def test_missing_camera_is_named_and_the_arm_holds(
     environment: dict[str, str], tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_process_that_is_killed_is_noticed(expert):
             worlds.answers([0])
 
 
+@pytest.mark.slow
 def test_after_a_failure_every_answer_belongs_to_its_call(expert):
     with WorldProcesses(2, 1, LIFT, needs_of(expert), default_scheduler()) as worlds:
         with pytest.raises(ArmatureError, match=r"^world 0: no episode runs"):

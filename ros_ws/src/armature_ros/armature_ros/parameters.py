@@ -23,7 +23,7 @@ def load_config(node: Node, cls: type[T]) -> T:
     """Build the configuration `cls` from the parameters given to `node`, and declare the defaults of the rest.
 
     The node must have been made with `automatically_declare_parameters_from_overrides=True`. Nested dataclasses are
-    dotted names (`limits.step_max`). Raises ConfigError naming the node and the key.
+    dotted names (`tcp.box_low_m`). Raises ConfigError naming the node and the key.
     """
     given = {
         name: _plain(parameter.value)
