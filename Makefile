@@ -42,11 +42,10 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	@.ci/run-tests "slow or not slow" $(ARGS)
 
-# A run that fails leaves the document as it is. One after the other: what graphs measure is not disturbed.
+# A run that fails leaves the document as it is.
 fault-matrix: $(INSTALLED)
 	@rm -f $(FAULTS)
-	@.ci/run-tests "fault and not ros" --fault-matrix=$(FAULTS) $(ARGS)
-	@.ci/run-tests "fault and ros" --fault-matrix=$(FAULTS) $(ARGS)
+	@.ci/run-tests "fault" --fault-matrix=$(FAULTS) $(ARGS)
 	@$(BIN)/python tests/fault_table.py $(FAULTS) docs/fault_matrix.md
 
 # What stands between a policy and the arm; few examples of each property reach every line.
