@@ -247,9 +247,16 @@ def test_an_episode_begins_from_where_the_reset_has_moved_the_arm(
 
 @pytest.mark.ros
 def test_without_a_terminal_it_says_so_and_ends_with_2(environment: dict[str, str]) -> None:
-    done = subprocess.run(teleop_command(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        teleop_command(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,  # else it finds the terminal that the tests were started in
+    )
     assert done.returncode == 2
-    assert "standard input is none" in done.stderr
+    assert "is read from a terminal, and there is none" in done.stderr
 
 
 def test_every_key_of_the_configuration_file_is_known() -> None:

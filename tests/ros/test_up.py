@@ -238,7 +238,7 @@ def test_an_episode_that_fails_is_no_bad_input(
         raise EpisodeFailed("answer of control_node/arm: nothing for 120 s")
 
     monkeypatch.setattr("armature_ros.up.make_graph", lambda *_: (faulty,))
-    monkeypatch.setattr("armature_ros.up._require_free", lambda *_: None)
+    monkeypatch.setattr("armature_ros.up.require_free", lambda *_: None)
     monkeypatch.setattr("armature_ros.up._watch", fail)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:

@@ -82,7 +82,8 @@ def running_nodes(duration_s: float) -> tuple[str, ...]:
 def _listener() -> Iterator[tuple[Node, EventsExecutor]]:
     """Make a node that only listens, and its executor."""
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    # Not the arguments of the command line: to ROS those of `ros2 launch` are remappings.
+    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node(NAME, context=context, enable_rosout=False, start_parameter_services=False)
     try:
         executor = EventsExecutor(context=context)

@@ -16,12 +16,10 @@ APPLICATION_ARROWS = {sequence.replace("[", "O"): name for sequence, name in ARR
 
 
 class Keyboard:
-    """The terminal at standard input. Use it in a `with` block, which gives the terminal back as it was."""
+    """The terminal at standard input, else that of the process. A `with` block gives it back as it was."""
 
     def __init__(self) -> None:
-        if not sys.stdin.isatty():
-            raise ConfigError("the keyboard is read from a terminal, and standard input is none")
-        self._descriptor = sys.stdin.fileno()
+        self._descriptor = sys.stdin.fileno() if sys.stdin.isatty() else _controlling_terminal()
 
     def __enter__(self) -> Keyboard:
         self._before = termios.tcgetattr(self._descriptor)
@@ -37,6 +35,14 @@ class Keyboard:
         """Return the keys pressed since the last call, arrows as up, down, left, right; never waits."""
         ready, _, _ = select.select([self._descriptor], [], [], 0)
         return decode_keys(os.read(self._descriptor, 1024).decode(errors="ignore")) if ready else []
+
+
+def _controlling_terminal() -> int:
+    """Open the terminal that the process belongs to: `ros2 launch` gives its nodes another standard input."""
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        raise ConfigError("the keyboard is read from a terminal, and there is none") from None
 
 
 def decode_keys(text: str) -> list[str]:

@@ -99,6 +99,8 @@ def run(
         stop.defer()
         return loop(node, executor, stop) or 0
     except ArmatureError as error:
+        # The rest of a launch may be ended by the same mistake: no traceback then.
+        stop.defer()
         print(f"{node.get_name() if node else 'error'}: {error}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, ExternalShutdownException):

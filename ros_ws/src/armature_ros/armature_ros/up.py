@@ -225,7 +225,7 @@ def main(argv: list[str]) -> int:
     if config.episodes:
         _require_driven(config, nodes)
     try:
-        _require_free(nodes, environment)
+        require_free(nodes, environment)
         with RunningGraph(nodes, environment) as graph:
             code = _watch(graph, config)
     except NodeDied as died:
@@ -252,7 +252,7 @@ def _require_driven(config: UpConfig, nodes: Sequence[NodeSpec]) -> None:
                           "valid with a simulated robot that a policy drives")  # fmt: skip
 
 
-def _require_free(nodes: Sequence[NodeSpec], environment: Mapping[str, str]) -> None:
+def require_free(nodes: Sequence[NodeSpec], environment: Mapping[str, str]) -> None:
     """Raise ConfigError where a node of the graph runs in its domain already: two of a name would both be heard."""
     from armature_ros.doctor_graph import running_nodes
 
@@ -260,7 +260,7 @@ def _require_free(nodes: Sequence[NodeSpec], environment: Mapping[str, str]) -> 
     running = running_nodes(LOOK_S)
     if twice := [node.name for node in nodes if f"/{node.name}" in running]:
         raise ConfigError(f"{', '.join(twice)} runs already in domain {os.environ.get('ROS_DOMAIN_ID') or 0}: "
-                          "end that graph first, or pass another --domain-id")  # fmt: skip
+                          "end that graph first, or take another domain (--domain-id, ROS_DOMAIN_ID)")  # fmt: skip
 
 
 def _watch(graph: RunningGraph, config: UpConfig) -> int:
