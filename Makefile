@@ -12,6 +12,8 @@ unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH COLCON_PREFIX_PATH CMAKE_PREFIX
 ifdef AMENT_PREFIX_PATH
 unexport LD_LIBRARY_PATH
 endif
+# Without kept byte code, as images of containers often ask for it, every node compiles what it imports: twice the start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-full test test-all fault-matrix coverage mutate check install clean
 

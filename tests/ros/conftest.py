@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import os
 import re
 import sys
 import tempfile
@@ -37,8 +38,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Above 101 the ports of Fast DDS run into those that Linux gives to clients.
 DOMAINS = range(1, 102)
-# Each test takes the next one: what an earlier test has left in this process knows nothing of the present graph.
-_next_domains = itertools.cycle(DOMAINS)
+# Each test takes the next one: what an earlier test has left in this process knows nothing of the present graph. Up to
+# four processes of pytest-xdist begin far apart, so that none takes what another has only just given back.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_next_domains = itertools.islice(itertools.cycle(DOMAINS), 25 * _WORKER, None)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from armature.spec import JOINT_POSITION, RobotSpec
 from armature_ros.graph import NodeSpec, config_folder, make_graph
 from armature_ros.graph_config import GraphConfig
 
-pytestmark = [pytest.mark.ros, pytest.mark.fault(row=57)]
+pytestmark = [pytest.mark.ros, pytest.mark.alone, pytest.mark.fault(row=57)]
 
 STALLING = Path(__file__).with_name("stalling_node.py")
 PAUSE, BLOCK = signal.SIGUSR1, signal.SIGUSR2
