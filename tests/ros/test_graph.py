@@ -132,8 +132,8 @@ def test_the_domain_is_that_asked_for_else_the_environments(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        ("robot", {"operator": "keyboard"}, "'robot' does not use --operator, valid with collect"),
-        ("sim", {"operator": "keyboard"}, "'sim' does not use --operator, valid with collect"),
+        ("sim", {"operator": "keyboard"}, "'sim' does not use --operator, valid with collect, robot"),
+        ("residual", {"robot": "fer", "operator": "keyboard"}, "not use --operator, valid with collect, robot"),
         ("collect", {"robot": "fer"}, "'collect' does not use --robot, valid with robot, residual"),
         ("residual", {"robot": "fer", "seed": 3, "image_size": 64},
          "'residual --robot' does not use --image-size, valid with sim, collect, residual"),

@@ -132,8 +132,7 @@ def _collect(config: GraphConfig) -> tuple[NodeSpec, ...]:
     # A person cannot be waited for.
     paced: dict[str, ParameterValue] = {"lockstep": False}
     sim = _node("sim_node", robot, {**_robot_parameters(config), **paced, "seed": config.seed})
-    beside: dict[str, ParameterValue] = {"recorder": True, "simulator": True}
-    teleop = replace(_node("teleop_node", robot, {**_robot_parameters(config), **beside}), needs_terminal=True)
+    teleop = _teleop(robot, {**_robot_parameters(config), "recorder": True, "simulator": True})
     return (sim, teleop, *_control_and_recorder(config, robot, paced))
 
 
@@ -141,12 +140,17 @@ def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
     robot = _robot_file(config.robot or "fer")
     spec: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json")), "robot.task": config.task}
     shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
-    policy = {**shared, "robot.action": config.action, **_told(config), **_guided(config)}
+    acts: dict[str, ParameterValue] = {**spec, "robot.action": config.action}
+    driver = (
+        _teleop(robot, {**acts, "recorder": bool(config.dataset)})
+        if config.operator == "keyboard"
+        else _node("policy_node", robot, {**shared, **acts, **_told(config), **_guided(config)})
+    )
     displaces: dict[str, ParameterValue] = {"chunk_action": "tcp_delta"} if config.action == "tcp_delta" else {}
     nodes = (
         *_cameras(config),
         *((_node("mock_arm_node", robot, spec),) if config.mock_arm else ()),
-        _node("policy_node", robot, policy),
+        driver,
         _node("control_node", robot, {**shared, "mode": config.scheduler, **displaces}),
     )
     recorder = _node("recorder_node", robot, {**spec, **_recorded(config)})
@@ -212,6 +216,11 @@ def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) 
     # In lockstep the simulator waits while the network computes, so that all cores are free for it.
     threads = str(os.cpu_count() or 1) if config.lockstep and config.policy != EXPERT else "1"
     return replace(node, environment={**ONE_THREAD, "OMP_NUM_THREADS": threads})
+
+
+def _teleop(robot: Path, parameters: dict[str, ParameterValue]) -> NodeSpec:
+    """Return the node by which a person drives, in the place of a policy."""
+    return replace(_node("teleop_node", robot, parameters), needs_terminal=True)
 
 
 def _control_and_recorder(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> tuple[NodeSpec, ...]:

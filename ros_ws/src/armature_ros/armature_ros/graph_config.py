@@ -32,7 +32,8 @@ class GraphConfig:
     device: str = "cpu"
     """Where the policy computes: cpu or cuda."""
     operator: Literal["policy", "keyboard"] = "policy"
-    """Who demonstrates in `collect`: the policy (the scripted expert, say) or a person at the keyboard."""
+    """Who drives a real robot or demonstrates in `collect`: the policy (the scripted expert, say) or a person at the
+    keyboard."""
     dataset: str = ""
     """Folder that the recorder adds to; empty: no recorder."""
     seed: int = 0
@@ -63,12 +64,14 @@ _EVERYWHERE = {"task", "action", "cameras", "policy", "prompt", "device", "datas
                "takeover", "overrides"}  # fmt: skip
 _SIMULATED = {*_EVERYWHERE, "image_size", "horizon_steps", "seed", "lockstep"}
 _REAL = {*_EVERYWHERE, "robot", "mock_arm"}
+_OF_POLICIES = {"policy", "device"}
 _CORRECTED = {"residual", "reward"}
 OPTIONS: dict[str, set[str]] = {
     "sim": _SIMULATED,
     "collect": {*_SIMULATED, "operator"},
-    "collect --operator keyboard": {*_SIMULATED, "operator"} - {"policy", "device"},
-    "robot": _REAL,
+    "collect --operator keyboard": {*_SIMULATED, "operator"} - _OF_POLICIES,
+    "robot": {*_REAL, "operator"},
+    "robot --operator keyboard": {*_REAL, "operator"} - _OF_POLICIES,
     "residual": {*_SIMULATED, *_CORRECTED, "robot"},
     "residual --robot": {*_REAL, *_CORRECTED, "seed"},
 }
@@ -94,4 +97,5 @@ def _variant(name: str, config: GraphConfig) -> str:
     """Name a graph as in OPTIONS."""
     if name == "residual" and config.robot:
         return "residual --robot"
-    return "collect --operator keyboard" if name == "collect" and config.operator == "keyboard" else name
+    driven = f"{name} --operator keyboard"
+    return driven if config.operator == "keyboard" and driven in OPTIONS else name

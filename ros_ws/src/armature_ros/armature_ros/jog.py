@@ -81,6 +81,10 @@ class Jog:
             return True
         return self._axes is None and self._choose(key)
 
+    def is_moving(self, now_s: float) -> bool:
+        """Tell whether a key that moves the arm is down."""
+        return self._motion is not None and now_s < self._until_s
+
     def action(self, now_s: float, period_s: float, measured: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the action (D,) that is due now, `period_s` after the one before.
 
@@ -90,7 +94,7 @@ class Jog:
             self.begin(measured)
         if self._spec.kind == "tcp_delta":
             self._target[self._spec.slice_of(TCP_DELTA)] = 0.0
-        if self._motion is not None and now_s < self._until_s:
+        if self._motion is not None and self.is_moving(now_s):
             index, sign = self._motion
             self._move(self._target, index, sign * self._speed(index), period_s, measured)
         return self._target.copy()

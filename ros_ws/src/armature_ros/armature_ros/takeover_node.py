@@ -20,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.errors import InvalidValue
 from armature_ros.control_takeover import TOPIC, takeover_to_msg
 from armature_ros.conversions import action_from_msg
+from armature_ros.held_back import HeldBack
 from armature_ros.jog import HELP, Jog
 from armature_ros.keyboard import Keyboard
 from armature_ros.newest_state import NewestState
@@ -51,6 +52,7 @@ class TakeoverNode(Node):
         self._is_engaged = False
         self._executed: NDArray[np.float64] | None = None
         self._state = NewestState(self, config.joint_state_topic, self._spec)
+        self._held_back = HeldBack(self)
         self._publisher = self.create_publisher(JointState, TOPIC, reliable_qos())
         self.create_subscription(JointTrajectory, ACTION_TOPICS[ACTION_EXECUTED], self._on_executed, reliable_qos())
         self._labels = self.create_client(SetBool, LABEL_SERVICE)
@@ -94,6 +96,8 @@ class TakeoverNode(Node):
             self._give_back("the arm is silent: given back")
         action = np.zeros(self._spec.dim)
         if self._is_engaged and measured is not None:
+            if self._jog.is_moving(time.monotonic()):
+                self._held_back.tell()
             action = self._jog.action(time.monotonic(), period_s, measured)
         stamp_ns = self.get_clock().now().nanoseconds
         self._publisher.publish(takeover_to_msg(action, self._spec.labels, stamp_ns, engaged=self._is_engaged))

@@ -10,7 +10,11 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.task import Future
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
+
+from armature.errors import InvalidValue
+from armature_ros.announcements import fields_from_msg
 
 BEGIN = ("sim_node/reset", "control_node/reset", "recorder_node/start", "control_node/arm", "sim_node/start")
 BEGIN_KEY = "n"
@@ -85,7 +89,6 @@ class TeleopEpisode:
     def _miss(self, step: _Step) -> None:
         """Wait for a service that nobody offers, or leave it out."""
         if step.name.partition("/")[0] not in self._expected:
-            self._logger.info(f"{step.name}: left out, nobody offers it")
             self._complete(step)
         elif time.monotonic() > step.deadline_s:
             what = "no episode is begun" if step.name in BEGIN else "it was not done"
@@ -94,7 +97,8 @@ class TeleopEpisode:
     def _finish(self, step: _Step, answer: Any) -> None:
         self._answer = None
         if answer.success:
-            self._logger.info(f"{step.name}: {answer.message or 'done'}")
+            if said := in_words(step.name, answer.message):
+                self._logger.info(said)
             self._complete(step)
         elif step.name in BEGIN and time.monotonic() < step.deadline_s:
             self._next_s = time.monotonic() + RETRY_S
@@ -105,8 +109,41 @@ class TeleopEpisode:
         self._steps.popleft()
         if step.name == BEGIN[0]:
             self._on_reset()
+        elif step.name == BEGIN[-1]:
+            self._logger.info("armed: the keys move the arm")
 
     def _give_up(self, reason: str) -> None:
         self._logger.error(reason)
         self._answer = None
         self._steps.clear()
+
+
+def in_words(service: str, answer: str) -> str:
+    """Word what a service has answered for the person who drives; empty where it is no news."""
+    say = _NEWS.get(service)
+    try:
+        return "" if say is None else say(answer)
+    except InvalidValue:
+        return f"{service}: {answer or 'done'}"
+
+
+def _begun(answer: str) -> str:
+    return f"episode {fields_from_msg(String(data=answer), {'episode': int})['episode']} is recorded"
+
+
+def _ended(answer: str) -> str:
+    """Say how the episode went, and of which streams something is lost."""
+    kinds = {"episode": int, "success": bool, "steps": int, "duration_s": float, "counts": dict}
+    said = fields_from_msg(String(data=answer), kinds)
+    outcome = "success" if said["success"] else "failure"
+    dropped = {stream: sum(counts["dropped"].values()) for stream, counts in said["counts"].items()}
+    lost = ", ".join(f"{count} of {stream}" for stream, count in dropped.items() if count)
+    text = f"episode {said['episode']}: {outcome}, {said['steps']} steps in {said['duration_s']:.1f} s"
+    return f"{text}, LOST: {lost}" if lost else text
+
+
+_NEWS: dict[str, Callable[[str], str]] = {
+    "recorder_node/start": _begun,
+    "recorder_node/end": _ended,
+    "recorder_node/discard": lambda _: "the episode is thrown away",
+}

@@ -18,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.types import ActionChunk
 from armature_ros.control_takeover import ENGAGED
 from armature_ros.conversions import chunk_to_msg, joint_state_to_msg
+from armature_ros.held_back import HeldBack
 from armature_ros.jog import HELP, Jog, JogConfig
 from armature_ros.keyboard import Keyboard
 from armature_ros.newest_state import NewestState
@@ -62,6 +63,7 @@ class TeleopNode(Node):
         self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
         self._takeover_publisher = self.create_publisher(JointState, OPTIONAL_TOPICS[TAKEOVER], reliable_qos())
         self._state = NewestState(self, self.config.joint_state_topic, self._spec)
+        self._held_back = HeldBack(self)
         beside = {"recorder_node": self.config.recorder, "sim_node": self.config.simulator, "control_node": True}
         expected = [name for name, is_there in beside.items() if is_there]
         self._episode = TeleopEpisode(self, expected, on_reset=self._forget)
@@ -94,6 +96,8 @@ class TeleopNode(Node):
         if measured is None:
             self._jog.reset()
             return
+        if self._jog.is_moving(time.monotonic()):
+            self._held_back.tell()
         action = self._jog.action(time.monotonic(), period_s, measured)
         self._sequence += 1
         chunk = ActionChunk(stamp_ns, stamp_ns, self._spec.period_ns, action[None], "keyboard", self._sequence)
