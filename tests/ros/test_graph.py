@@ -138,7 +138,7 @@ def test_the_domain_is_that_asked_for_else_the_environments(monkeypatch: pytest.
         ("residual", {"robot": "fer", "seed": 3, "image_size": 64},
          "'residual --robot' does not use --image-size, valid with sim, collect, residual"),
         ("collect", {"operator": "keyboard", "device": "cuda"},
-         "'collect --operator keyboard' does not use --device, valid with sim, collect, robot, residual"),
+         "'collect --operator keyboard\\|device' does not use --device, valid with sim, collect, robot, residual"),
         ("residual", {"mock_arm": True}, "'residual' does not use --mock-arm, valid with robot, residual --robot"),
         ("robot", {"residual": "r", "reward": "operator"},
          "--residual, valid with residual; --reward, valid with residual"),

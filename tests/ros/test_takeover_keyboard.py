@@ -132,5 +132,5 @@ def test_the_keyboard_is_of_the_same_robot_and_the_control_node_listens_to_it() 
 
 def test_who_drives_all_the_time_takes_nothing_over() -> None:
     config = GraphConfig(takeover="keyboard", operator="keyboard", dataset="unused")
-    with pytest.raises(ConfigError, match="a person drives all the time"):
+    with pytest.raises(ConfigError, match="with the operator 'keyboard' a person always drives"):
         make_graph("collect", config)

@@ -129,6 +129,14 @@ def test_a_person_arms_moves_and_records_a_real_arm_and_hears_what_holds_it_back
     assert set(first.read(TAKEOVER)[2].ravel()) == {1.0}
 
 
+@pytest.mark.parametrize(("graph", "arm"), [("robot", "mock_arm_node"), ("collect", "sim_node")])
+def test_for_a_device_there_is_neither_policy_nor_keyboard(graph: str, arm: str) -> None:
+    simulated = {"mock_arm": True} if graph == "robot" else {}
+    nodes = make_graph(graph, GraphConfig(operator="device", cameras=False, dataset="d", **simulated))
+    assert {node.name for node in nodes} == {arm, "control_node", "recorder_node"}
+    assert next(node for node in nodes if node.name == "control_node").overrides["lockstep"] is False
+
+
 def test_the_keyboard_takes_the_place_of_the_policy() -> None:
     nodes = {node.name: node for node in make_graph("robot", GraphConfig(operator="keyboard", action="tcp_delta"))}
     assert "policy_node" not in nodes

@@ -67,8 +67,8 @@ def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
         raise ConfigError(f"policy '{config.policy}' is no folder. Valid: {EXPERT}, or the folder of a checkpoint")
     if not config.takeover:
         return _apply(config.overrides, GRAPHS[name](config))
-    if config.operator == "keyboard":
-        raise ConfigError("takeover 'keyboard': with the operator 'keyboard' a person drives all the time")
+    if config.operator != "policy":
+        raise ConfigError(f"takeover '{config.takeover}': with the operator '{config.operator}' a person always drives")
     # A person cannot be waited for.
     return _apply(config.overrides, _with_takeover(GRAPHS[name](replace(config, lockstep=False))))
 
@@ -132,8 +132,8 @@ def _collect(config: GraphConfig) -> tuple[NodeSpec, ...]:
     # A person cannot be waited for.
     paced: dict[str, ParameterValue] = {"lockstep": False}
     sim = _node("sim_node", robot, {**_robot_parameters(config), **paced, "seed": config.seed})
-    teleop = _teleop(robot, {**_robot_parameters(config), "recorder": True, "simulator": True})
-    return (sim, teleop, *_control_and_recorder(config, robot, paced))
+    person = _person(config, robot, {**_robot_parameters(config), "simulator": True})
+    return (sim, *person, *_control_and_recorder(config, robot, paced))
 
 
 def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
@@ -141,16 +141,12 @@ def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
     spec: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json")), "robot.task": config.task}
     shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
     acts: dict[str, ParameterValue] = {**spec, "robot.action": config.action}
-    driver = (
-        _teleop(robot, {**acts, "recorder": bool(config.dataset)})
-        if config.operator == "keyboard"
-        else _node("policy_node", robot, {**shared, **acts, **_told(config), **_guided(config)})
-    )
+    policy = _node("policy_node", robot, {**shared, **acts, **_told(config), **_guided(config)})
     displaces: dict[str, ParameterValue] = {"chunk_action": "tcp_delta"} if config.action == "tcp_delta" else {}
     nodes = (
         *_cameras(config),
         *((_node("mock_arm_node", robot, spec),) if config.mock_arm else ()),
-        driver,
+        *((policy,) if config.operator == "policy" else _person(config, robot, acts)),
         _node("control_node", robot, {**shared, "mode": config.scheduler, **displaces}),
     )
     recorder = _node("recorder_node", robot, {**spec, **_recorded(config)})
@@ -218,9 +214,10 @@ def _policy(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) 
     return replace(node, environment={**ONE_THREAD, "OMP_NUM_THREADS": threads})
 
 
-def _teleop(robot: Path, parameters: dict[str, ParameterValue]) -> NodeSpec:
-    """Return the node by which a person drives, in the place of a policy."""
-    return replace(_node("teleop_node", robot, parameters), needs_terminal=True)
+def _person(config: GraphConfig, robot: Path, parameters: dict[str, ParameterValue]) -> tuple[NodeSpec, ...]:
+    """Return the node by which a person drives in the place of a policy; a device has one of its own."""
+    teleop = _node("teleop_node", robot, {**parameters, "recorder": bool(config.dataset)})
+    return (replace(teleop, needs_terminal=True),) if config.operator == "keyboard" else ()
 
 
 def _control_and_recorder(config: GraphConfig, robot: Path, paced: dict[str, ParameterValue]) -> tuple[NodeSpec, ...]:

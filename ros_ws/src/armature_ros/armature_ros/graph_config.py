@@ -31,9 +31,9 @@ class GraphConfig:
     """What the robot is told to do: told to a checkpoint, which must take prompts, and stored with recorded data."""
     device: str = "cpu"
     """Where the policy computes: cpu or cuda."""
-    operator: Literal["policy", "keyboard"] = "policy"
-    """Who drives a real robot or demonstrates in `collect`: the policy (the scripted expert, say) or a person at the
-    keyboard."""
+    operator: Literal["policy", "keyboard", "device"] = "policy"
+    """Who drives a real robot or demonstrates in `collect`: the policy (the scripted expert, say), or a person at the
+    keyboard or at a device whose own node publishes `chunk`."""
     dataset: str = ""
     """Folder that the recorder adds to; empty: no recorder."""
     seed: int = 0
@@ -69,9 +69,9 @@ _CORRECTED = {"residual", "reward"}
 OPTIONS: dict[str, set[str]] = {
     "sim": _SIMULATED,
     "collect": {*_SIMULATED, "operator"},
-    "collect --operator keyboard": {*_SIMULATED, "operator"} - _OF_POLICIES,
+    "collect --operator keyboard|device": {*_SIMULATED, "operator"} - _OF_POLICIES,
     "robot": {*_REAL, "operator"},
-    "robot --operator keyboard": {*_REAL, "operator"} - _OF_POLICIES,
+    "robot --operator keyboard|device": {*_REAL, "operator"} - _OF_POLICIES,
     "residual": {*_SIMULATED, *_CORRECTED, "robot"},
     "residual --robot": {*_REAL, *_CORRECTED, "seed"},
 }
@@ -97,5 +97,5 @@ def _variant(name: str, config: GraphConfig) -> str:
     """Name a graph as in OPTIONS."""
     if name == "residual" and config.robot:
         return "residual --robot"
-    driven = f"{name} --operator keyboard"
-    return driven if config.operator == "keyboard" and driven in OPTIONS else name
+    driven = f"{name} --operator keyboard|device"
+    return driven if config.operator != "policy" and driven in OPTIONS else name
