@@ -41,6 +41,11 @@ class HeldBack:
         """Return what has kept the arm from moving on in the newest tenth of a second."""
         return next((reason for reason in TOLD if reason.name.lower() in self._grown), None)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Tell whether the arm takes no requests at all: what keys ask for meanwhile must not be made up for later."""
+        return self.reason in (Reason.LATCHED, Reason.NOT_ARMED)
+
     def tell(self) -> None:
         """Say it, every two seconds at most."""
         if (reason := self.reason) is not None:

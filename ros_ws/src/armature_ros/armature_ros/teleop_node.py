@@ -98,6 +98,8 @@ class TeleopNode(Node):
             return
         if self._jog.is_moving(time.monotonic()):
             self._held_back.tell()
+        if self._held_back.is_stopped:
+            self._jog.reset()
         action = self._jog.action(time.monotonic(), period_s, measured)
         self._sequence += 1
         chunk = ActionChunk(stamp_ns, stamp_ns, self._spec.period_ns, action[None], "keyboard", self._sequence)
