@@ -1,4 +1,4 @@
-"""`ros2 launch launch/robot.launch.py [field:=value ...]`: a real robot under a policy."""
+"""`ros2 launch launch/robot.launch.py [field:=value ...]`: a real robot, driven by a policy or a person."""
 
 from __future__ import annotations
 

@@ -186,6 +186,7 @@ def is_due(stamp_ns: int, offset_rad: float, asked: list[int]) -> bool:
     return any(abs(min(age_ns, LAST_NS) - due_ns) < ROUNDING_NS for age_ns in ages_ns)
 
 
+@pytest.mark.alone
 @pytest.mark.fault(row=34)
 def test_slow_and_jittered_answers_delay_no_tick_and_what_is_late_of_them_is_never_requested(
     lab: Lab, record_property: Callable[[str, str], None]

@@ -133,6 +133,9 @@ def test_the_domain_is_that_asked_for_else_the_environments(monkeypatch: pytest.
     ("name", "given", "words"),
     [
         ("sim", {"operator": "keyboard"}, "'sim' does not use --operator, valid with collect, robot"),
+        ("robot", {"operator": "device", "scheduler": "blend", "execute_steps": 3},
+         "not use --execute-steps, valid with sim, collect, robot, residual; "
+         "--scheduler, valid with sim, collect, robot, residual"),
         ("residual", {"robot": "fer", "operator": "keyboard"}, "not use --operator, valid with collect, robot"),
         ("collect", {"robot": "fer"}, "'collect' does not use --robot, valid with robot, residual"),
         ("residual", {"robot": "fer", "seed": 3, "image_size": 64},

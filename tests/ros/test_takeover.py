@@ -91,6 +91,7 @@ def driven(operator: Operator) -> Operator:
     return operator
 
 
+@pytest.mark.alone
 def test_a_person_takes_over_through_the_gate_is_flagged_and_gives_back_without_a_jump(driven: Operator) -> None:
     driven.play(True, lambda: driven.human == 1.0 and driven.is_at(THERE))
     driven.play(False, lambda: driven.human == 0.0 and driven.is_at(START))

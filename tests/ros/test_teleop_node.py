@@ -37,7 +37,7 @@ def action_spec(**config: str) -> ActionSpec:
 
 
 def test_key_moves_the_chosen_joint_until_it_is_let_go() -> None:
-    jog = Jog(action_spec(), JogConfig(joint_speed_rad_s=0.4, release_s=0.12))
+    jog = Jog(action_spec(), JogConfig(joint_speed_rad_s=0.4, release_s=0.12, lead_max_rad=0.15))
     assert jog.press("2", 0.0)
     assert jog.press("up", 0.0)
     moved = [jog.action(now_s, 0.05, HOME)[1] for now_s in (0.0, 0.05, 0.10, 0.15, 0.20)]
@@ -55,6 +55,31 @@ def test_target_stays_within_bounds_and_close_to_a_blocked_arm() -> None:
     jog.reset()
     jog.press("s", 0.0)
     assert jog.action(0.01, 0.05, near_limit)[0] == pytest.approx(-2.8973)
+
+
+def test_let_go_the_arm_stops_where_it_is_told_to_be_and_the_gripper_holds_on() -> None:
+    jog = Jog(action_spec(), JogConfig(joint_speed_rad_s=100.0, release_s=0.1, lead_max_rad=0.05))
+    jog.begin(HOME)
+    jog.press("g", 0.0)
+    jog.press("w", 0.0)
+    # Held back, the target runs no further ahead.
+    for now_s in (0.0, 0.05):
+        assert jog.action(now_s, 0.05, HOME, HOME)[0] == 0.05
+    # It brakes over 0.02 rad, with the fingers around something; then something pushes the arm.
+    braked, further = HOME.copy(), HOME.copy()
+    braked[0], further[0] = 0.02, 0.5
+    asked = [jog.action(0.2 + i / 40, 0.025, HOME, told) for i, told in enumerate((HOME, braked, braked, further))]
+    assert [each[0] for each in asked] == [0.0, 0.02, 0.02, 0.02]
+    assert {each[7] for each in asked} == {0.08}
+
+
+def test_a_key_that_is_let_go_while_the_arm_takes_no_requests_is_not_made_up_for() -> None:
+    jog = Jog(action_spec(), JogConfig())
+    jog.begin(HOME)
+    jog.press("w", 0.0)
+    jog.release()
+    assert not jog.is_moving(0.0)
+    assert np.array_equal(jog.action(0.0, 0.05, HOME, HOME + 0.001)[:7], HOME[:7] + 0.001)
 
 
 def test_gripper_toggles_between_open_and_closed() -> None:

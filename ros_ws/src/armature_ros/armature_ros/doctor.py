@@ -112,7 +112,8 @@ def _policy(deployment: Deployment) -> tuple[list[Finding], tuple[str, ...]]:
 def _expert(deployment: Deployment) -> list[Finding]:
     if deployment.is_simulated:
         return [Finding("policy", "", "ok", "scripted expert")]
-    remedy = "pass --policy CHECKPOINT, the folder of a trained policy, or --operator keyboard"
+    person = ", or --operator keyboard" if deployment.graph == "robot" else ""
+    remedy = f"pass --policy CHECKPOINT, the folder of a trained policy{person}"
     return [Finding("policy", "checkpoint", "fail", "the scripted expert knows simulated robots only", remedy)]
 
 

@@ -64,7 +64,7 @@ _EVERYWHERE = {"task", "action", "cameras", "policy", "prompt", "device", "datas
                "takeover", "overrides"}  # fmt: skip
 _SIMULATED = {*_EVERYWHERE, "image_size", "horizon_steps", "seed", "lockstep"}
 _REAL = {*_EVERYWHERE, "robot", "mock_arm"}
-_OF_POLICIES = {"policy", "device"}
+_OF_POLICIES = {"policy", "device", "execute_steps", "scheduler"}
 _CORRECTED = {"residual", "reward"}
 OPTIONS: dict[str, set[str]] = {
     "sim": _SIMULATED,

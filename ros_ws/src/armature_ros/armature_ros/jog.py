@@ -28,7 +28,7 @@ class JogConfig:
     """How fast a held key moves the arm.
 
     Terminals do not say when a key is let go: `release_s` after its last repeat it counts as such. A target runs ahead
-    of what is measured by no more than `lead_max_*`, so that a blocked arm does not jump when it comes free.
+    of what the arm is told by no more than `lead_max_*`: an arm that is held back does not jump when it comes free.
     """
 
     joint_speed_rad_s: float = 0.4
@@ -36,7 +36,7 @@ class JogConfig:
     angular_speed_rad_s: float = 0.4
     planar_speed_px_s: float = 120.0
     release_s: float = 0.15
-    lead_max_rad: float = 0.15
+    lead_max_rad: float = 0.05
     lead_max_px: float = 20.0
 
 
@@ -52,6 +52,8 @@ class Jog:
         self._target: NDArray[np.float64] | None = None
         self._motion: tuple[int, int] | None = None
         self._until_s = 0.0
+        self._is_stopping = False
+        self._commanded: NDArray[np.float64] | None = None
         self.chosen = 0
         self._gripper = _gripper_index(spec)
         self._axes = {"tcp_delta": TCP_KEYS, "planar_position": PLANAR_KEYS}.get(spec.kind)
@@ -69,6 +71,11 @@ class Jog:
         """Let the target be `start` (D,), such as what the arm was last commanded to do."""
         self._target = np.clip(start, self._spec.low, self._spec.high)
 
+    def release(self) -> None:
+        """Let go of the key: the arm stops where it is told to be, and what was asked for and not done is forgotten."""
+        self._motion = None
+        self._stop_later()
+
     def press(self, key: str, now_s: float) -> bool:
         """Take one key; return False when it means nothing here."""
         key = ALIASES.get(key, key)
@@ -85,19 +92,40 @@ class Jog:
         """Tell whether a key that moves the arm is down."""
         return self._motion is not None and now_s < self._until_s
 
-    def action(self, now_s: float, period_s: float, measured: NDArray[np.float64]) -> NDArray[np.float64]:
+    def action(
+        self,
+        now_s: float,
+        period_s: float,
+        measured: NDArray[np.float64],
+        commanded: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
         """Return the action (D,) that is due now, `period_s` after the one before.
 
-        `measured` (D,) is the state in the layout of the action.
+        `measured` (D,) is the state in the layout of the action, `commanded` (D,) what the arm was last told, where
+        somebody says so.
         """
+        at = measured if commanded is None else commanded
         if self._target is None:
-            self.begin(measured)
+            self.begin(at)
         if self._spec.kind == "tcp_delta":
             self._target[self._spec.slice_of(TCP_DELTA)] = 0.0
         if self._motion is not None and self.is_moving(now_s):
             index, sign = self._motion
-            self._move(self._target, index, sign * self._speed(index), period_s, measured)
+            self._move(self._target, index, sign * self._speed(index), period_s, at)
+            self._stop_later()
+        elif self._is_stopping and commanded is not None:
+            self._stop(self._target, commanded)
         return self._target.copy()
+
+    def _stop_later(self) -> None:
+        self._is_stopping, self._commanded = True, None
+
+    def _stop(self, target: NDArray[np.float64], commanded: NDArray[np.float64]) -> None:
+        """Ask for what the arm is told anyway, until that stays the same; the gripper holds what it holds."""
+        arm = np.arange(len(target)) != self._gripper
+        target[arm] = commanded[arm]
+        self._is_stopping = self._commanded is None or not np.array_equal(commanded[arm], self._commanded[arm])
+        self._commanded = commanded
 
     def _move(
         self,
@@ -105,7 +133,7 @@ class Jog:
         index: int,
         speed: float,
         period_s: float,
-        measured: NDArray[np.float64],
+        at: NDArray[np.float64],
     ) -> None:
         """Change one element of the target; the others stay where they are even if something pushes the arm."""
         if self._spec.kind == "tcp_delta":
@@ -113,7 +141,7 @@ class Jog:
             target[index] = speed * self._spec.period_ns / 1e9
             return
         lead = self._config.lead_max_px if self._spec.kind == "planar_position" else self._config.lead_max_rad
-        near = np.clip(target[index] + speed * period_s, measured[index] - lead, measured[index] + lead)
+        near = np.clip(target[index] + speed * period_s, at[index] - lead, at[index] + lead)
         target[index] = np.clip(near, self._spec.low[index], self._spec.high[index])
 
     def _speed(self, index: int) -> float:

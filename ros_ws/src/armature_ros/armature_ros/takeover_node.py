@@ -9,28 +9,22 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from numpy.typing import NDArray
 from rclpy.executors import Executor
 from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool
-from trajectory_msgs.msg import JointTrajectory
 
-from armature.errors import InvalidValue
 from armature_ros.control_takeover import TOPIC, takeover_to_msg
-from armature_ros.conversions import action_from_msg
 from armature_ros.held_back import HeldBack
 from armature_ros.jog import HELP, Jog
 from armature_ros.keyboard import Keyboard
-from armature_ros.newest_state import NewestState
+from armature_ros.newest import newest_command, newest_state
 from armature_ros.parameters import load_config
 from armature_ros.qos import reliable_qos
-from armature_ros.recorded_topics import ACTION_TOPICS
 from armature_ros.robot import load_robot_spec
 from armature_ros.spin import StopRequest, deadlines, run
 from armature_ros.teleop_node import TeleopNodeConfig
-from data_collection.streams import ACTION_EXECUTED
 
 MESSAGES_PER_STEP = 2
 """A device that is silent for a few steps has let go: one late message must not look like that."""
@@ -50,11 +44,10 @@ class TakeoverNode(Node):
         self._spec = load_robot_spec(config.robot).action
         self._jog = Jog(self._spec, config.jog)
         self._is_engaged = False
-        self._executed: NDArray[np.float64] | None = None
-        self._state = NewestState(self, config.joint_state_topic, self._spec)
+        self._state = newest_state(self, config.joint_state_topic, self._spec)
+        self._command = newest_command(self, self._spec)
         self._held_back = HeldBack(self)
         self._publisher = self.create_publisher(JointState, TOPIC, reliable_qos())
-        self.create_subscription(JointTrajectory, ACTION_TOPICS[ACTION_EXECUTED], self._on_executed, reliable_qos())
         self._labels = self.create_client(SetBool, LABEL_SERVICE)
         self._say_help()
 
@@ -79,10 +72,10 @@ class TakeoverNode(Node):
             self.get_logger().info(f"moving {self._jog.chosen_label}")
 
     def _take_over(self) -> None:
-        if self._executed is None or self._state.value is None:
+        if self._command.value is None or self._state.value is None:
             self.get_logger().error("cannot take over: neither the arm nor control_node says where it is")
             return
-        self._jog.begin(self._executed)
+        self._jog.begin(self._command.value)
         self._is_engaged = True
         self.get_logger().info(f"YOU DRIVE, moving {self._jog.chosen_label}; {SWITCH_KEY}: give back")
 
@@ -98,15 +91,11 @@ class TakeoverNode(Node):
         if self._is_engaged and measured is not None:
             if self._jog.is_moving(time.monotonic()):
                 self._held_back.tell()
-            action = self._jog.action(time.monotonic(), period_s, measured)
+            if self._held_back.is_stopped:
+                self._jog.release()
+            action = self._jog.action(time.monotonic(), period_s, measured, self._command.value)
         stamp_ns = self.get_clock().now().nanoseconds
         self._publisher.publish(takeover_to_msg(action, self._spec.labels, stamp_ns, engaged=self._is_engaged))
-
-    def _on_executed(self, message: JointTrajectory) -> None:
-        try:
-            self._executed = action_from_msg(message, self._spec.labels)
-        except InvalidValue as error:
-            self.get_logger().error(f"{ACTION_TOPICS[ACTION_EXECUTED]}: {error}; refused", throttle_duration_sec=2.0)
 
     def _label(self, *, success: bool) -> None:
         if not self._labels.service_is_ready():

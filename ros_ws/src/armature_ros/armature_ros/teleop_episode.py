@@ -22,6 +22,9 @@ END_KEYS = {"y": True, "x": False}
 DISCARD_KEYS = ("\x7f", "\b")
 RETRY_S = 0.1
 GIVE_UP_S = 10.0
+TELL_S = 1.0
+"""After so long a refusal is told while it is tried again: some pass by themselves."""
+NO_RECORDER = "nothing is recorded: the graph has no --dataset"
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,13 @@ class TeleopEpisode:
         self._steps: deque[_Step] = deque()
         self._answer: Future | None = None
         self._next_s = 0.0
+        self._is_recorded = self._is_told = False
 
     def press(self, key: str) -> bool:
         """Take one key; return False when it is none of an episode's."""
-        if key == BEGIN_KEY:
+        if key == BEGIN_KEY and self._is_recorded:
+            self._logger.warning("an episode is recorded: y, x or Backspace ends it first")
+        elif key == BEGIN_KEY:
             self._queue(*((name, Trigger.Request()) for name in BEGIN))
         elif key in END_KEYS:
             self._queue(("recorder_node/end", SetBool.Request(data=END_KEYS[key])))
@@ -83,25 +89,33 @@ class TeleopEpisode:
         if self._steps:
             self._logger.warning(f"busy with {self._steps[0].name}")
             return
+        self._is_told = False
         deadline_s = time.monotonic() + GIVE_UP_S
         self._steps.extend(_Step(name, request, deadline_s) for name, request in calls)
 
     def _miss(self, step: _Step) -> None:
         """Wait for a service that nobody offers, or leave it out."""
         if step.name.partition("/")[0] not in self._expected:
+            if step.name not in BEGIN:
+                self._logger.warning(NO_RECORDER)
             self._complete(step)
         elif time.monotonic() > step.deadline_s:
+            self._is_recorded &= not step.name.startswith("recorder_node/")
             what = "no episode is begun" if step.name in BEGIN else "it was not done"
             self._give_up(f"{step.name}: nobody has offered it for {GIVE_UP_S:g} s; {what}")
 
     def _finish(self, step: _Step, answer: Any) -> None:
         self._answer = None
+        if step.name.startswith("recorder_node/"):
+            # A recorder that has ended an episode by itself refuses to end it again.
+            self._is_recorded = step.name in BEGIN and answer.success
         if answer.success:
             if said := in_words(step.name, answer.message):
                 self._logger.info(said)
             self._complete(step)
         elif step.name in BEGIN and time.monotonic() < step.deadline_s:
             self._next_s = time.monotonic() + RETRY_S
+            self._tell_refusal(step, answer.message)
         else:
             self._give_up(f"{step.name}: {answer.message}")
 
@@ -110,7 +124,12 @@ class TeleopEpisode:
         if step.name == BEGIN[0]:
             self._on_reset()
         elif step.name == BEGIN[-1]:
-            self._logger.info("armed: the keys move the arm")
+            self._logger.info("armed: the keys move the arm" + ("" if self._is_recorded else f"; {NO_RECORDER}"))
+
+    def _tell_refusal(self, step: _Step, reason: str) -> None:
+        if not self._is_told and time.monotonic() > step.deadline_s - GIVE_UP_S + TELL_S:
+            self._is_told = True
+            self._logger.warning(f"{step.name}: {reason}; it is tried again")
 
     def _give_up(self, reason: str) -> None:
         self._logger.error(reason)

@@ -21,7 +21,7 @@ from armature_ros.conversions import chunk_to_msg, joint_state_to_msg
 from armature_ros.held_back import HeldBack
 from armature_ros.jog import HELP, Jog, JogConfig
 from armature_ros.keyboard import Keyboard
-from armature_ros.newest_state import NewestState
+from armature_ros.newest import newest_command, newest_state
 from armature_ros.parameters import load_config
 from armature_ros.qos import reliable_qos
 from armature_ros.recorded_topics import OPTIONAL_TOPICS
@@ -62,7 +62,9 @@ class TeleopNode(Node):
         self._sequence = 0
         self._chunk_publisher = self.create_publisher(JointTrajectory, "chunk", reliable_qos())
         self._takeover_publisher = self.create_publisher(JointState, OPTIONAL_TOPICS[TAKEOVER], reliable_qos())
-        self._state = NewestState(self, self.config.joint_state_topic, self._spec)
+        self._state = newest_state(self, self.config.joint_state_topic, self._spec)
+        # What displaces a tool is told to the arm in joints.
+        self._command = None if self._spec.kind == "tcp_delta" else newest_command(self, self._spec)
         self._held_back = HeldBack(self)
         beside = {"recorder_node": self.config.recorder, "sim_node": self.config.simulator, "control_node": True}
         expected = [name for name, is_there in beside.items() if is_there]
@@ -93,14 +95,15 @@ class TeleopNode(Node):
         measured, stamp_ns = self._state.value, self.get_clock().now().nanoseconds
         is_driving = np.array([measured is not None])
         self._takeover_publisher.publish(joint_state_to_msg((ENGAGED,), is_driving, stamp_ns))
+        if self._jog.is_moving(time.monotonic()):
+            self._held_back.tell("nobody says where the arm is" if measured is None else "")
         if measured is None:
             self._jog.reset()
             return
-        if self._jog.is_moving(time.monotonic()):
-            self._held_back.tell()
         if self._held_back.is_stopped:
-            self._jog.reset()
-        action = self._jog.action(time.monotonic(), period_s, measured)
+            self._jog.release()
+        commanded = None if self._command is None else self._command.value
+        action = self._jog.action(time.monotonic(), period_s, measured, commanded)
         self._sequence += 1
         chunk = ActionChunk(stamp_ns, stamp_ns, self._spec.period_ns, action[None], "keyboard", self._sequence)
         self._chunk_publisher.publish(chunk_to_msg(chunk, self._spec.labels))
@@ -108,6 +111,8 @@ class TeleopNode(Node):
     def _forget(self) -> None:
         """Begin where the arm is from now on: what was heard so far may be of where a reset has moved it away from."""
         self._state.forget()
+        if self._command is not None:
+            self._command.forget()
         self._jog.reset()
 
     def _say_help(self) -> None:
