@@ -189,12 +189,12 @@ def states(findings: list[Finding]) -> dict[str, Finding]:
     return {f.check: f for f in findings if f.subject == "joint_states"}
 
 
+@pytest.mark.alone
 def test_an_arm_that_keeps_its_contract_passes_while_the_rest_is_missing(environment: dict[str, str]) -> None:
     with node("driver") as made, Driver(made):
         findings = examine_fer(environment)
     assert set(states(findings)) == {"publisher", "QoS", "rate", "stamps", "joints"}
-    # On a busy machine there is a gap now and then, of which the rate's check warns.
-    assert not [f for f in states(findings).values() if f.level != "ok" and (f.check, f.level) != ("rate", "warn")]
+    assert not [f for f in states(findings).values() if f.level != "ok"]
     failed = {f"{f.subject} {f.check}".strip(): f.found for f in findings if f.level == "fail"}
     assert failed["nodes running"] == "none of the graph's nodes runs"
     assert failed[f"{COMMAND_TOPIC} listener"] == "nobody listens to it"

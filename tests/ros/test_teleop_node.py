@@ -216,6 +216,8 @@ class Services:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.called: list[str] = []
+        self.refusal = ""
+        """Why they refuse; empty: they do not."""
 
     def offer(self, *names: str) -> None:
         for name in names:
@@ -223,7 +225,7 @@ class Services:
 
     def _on_call(self, name: str, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.called.append(name)
-        response.success = True
+        response.success, response.message = not self.refusal, self.refusal
         return response
 
 
@@ -245,6 +247,29 @@ def test_an_episode_begins_once_everyone_is_there_who_belongs_to_it_and_not_with
     services.offer("recorder_node/start")
     arm.spin_until(lambda: len(services.called) == 5)
     assert services.called == [*BEGIN]
+
+
+@pytest.mark.ros
+def test_why_an_episode_does_not_begin_is_said_while_it_is_tried_again(
+    arm: Arm, terminal: tuple[int, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    keys, _ = terminal
+    services, recorder, log = Services(arm.node), Services(arm.node), tmp_path / "teleop.log"
+    services.offer(*(name for name in BEGIN if name != "recorder_node/start"))
+    recorder.offer("recorder_node/start")
+    recorder.refusal = "camera/scene: nobody publishes it"
+    arm.spin_until(lambda: len(arm.chunks) > 5)
+    os.write(keys, b"n")
+    said = "recorder_node/start: camera/scene: nobody publishes it; it is tried again"
+    arm.spin_until(lambda: said in log.read_text())
+    assert "control_node/arm" not in services.called
+    recorder.refusal = ""
+    arm.spin_until(lambda: "armed: the keys move the arm" in log.read_text())
+    assert log.read_text().count("it is tried again") == 1
+    # What is recorded has to be ended before the next episode begins.
+    os.write(keys, b"n")
+    arm.spin_until(lambda: "an episode is recorded: y, x or Backspace ends it first" in log.read_text())
+    assert services.called.count("control_node/reset") == 1
 
 
 @pytest.mark.ros
