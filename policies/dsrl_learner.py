@@ -44,7 +44,7 @@ class DsrlLearner(OnlineLearner):
         figures = self.dsrl.update_critics(self._batch(), self.share)
         for _ in range(self.config.dsrl.distil_steps):
             figures |= self.dsrl.distil(self._batch())
-        return figures | self.dsrl.update_actor(self._batch()) if with_actor else figures
+        return figures | self.dsrl.update_actor(self._batch()) if with_actor and self.is_warm else figures
 
     def state(self) -> dict[str, Any]:
         """Return what, beside networks and replay, is gone on from."""

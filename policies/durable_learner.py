@@ -59,9 +59,9 @@ class DurableLearner:
         self._human = Replay(self._layout, config.capacity, folder / HUMAN_REPLAY, self._task)
         """What of it a person did: those rows are in both."""
         self._td3 = ResidualTd3(td3, seen, dim, seed, np.array(residual.residual_max), device)
-        self.learner = ResidualLearner(
-            replace(config, td3=td3), self._td3, residual.base_id, self._replay, self._demonstrations(), self._human
-        )
+        given, known = residual.weights, (self._replay, self._demonstrations(), self._human)
+        learned = replace(config, td3=td3)
+        self.learner = ResidualLearner(learned, self._td3, residual.base_id, *known, is_new=not given.version)
         self.head = LogHead(residual.task, residual.spec.fingerprint, residual.base_id, seen, dim)
         """What the logs that it learns from have to be of."""
         self._scores = EpisodeScores(folder / SCORES, seen) if scores_failures else None
@@ -70,7 +70,6 @@ class DurableLearner:
         self._open: dict[str, deque[bool]] = {}
         """Of the records without a row yet: whether a person had weight in them."""
         self._is_turned = False
-        given = residual.weights
         self._first_version = given.version + 1 if given.version else 0
         """Of the weights that it gives out: newer than those of a residual that was learned elsewhere."""
         if given.version and not (folder / NETWORKS).exists():

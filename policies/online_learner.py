@@ -116,7 +116,7 @@ class OnlineLearner(ABC):
 
         Raises InvalidValue where one is not finite: what was learned is lost, weights given out before are not.
         """
-        figures = self._learn(with_actor=self.is_warm and self.updates % self._pace.actor_every == 0)
+        figures = self._learn(with_actor=self.updates % self._pace.actor_every == 0)
         self.updates += 1
         for name, value in figures.items():
             if not math.isfinite(value):

@@ -36,12 +36,14 @@ class PixelTd3:
         figures = self._td3.update_critics(batch.seen_as(met, next_seen), share)
         return figures | {"encoder_norm": self.encoder.learn(seen, met.grad)}
 
-    def update_actor(self, batch: PixelBatch, share: float = 1.0, shown: int = 0) -> dict[str, float]:
+    def update_actor(
+        self, batch: PixelBatch, shown: int = 0, *, share: float = 1.0, belief: float = 1.0
+    ) -> dict[str, float]:
         """Take one step of the actor alone; return figures for the log."""
         with torch.no_grad():
             seen = self.encoder.augmented(batch.observation, batch.images)
         # An actor's step looks at nothing that follows.
-        return self._td3.update_actor(batch.seen_as(seen, seen), share, shown)
+        return self._td3.update_actor(batch.seen_as(seen, seen), shown, share=share, belief=belief)
 
     def keep_actor(self) -> None:
         """Remember nothing: what an actor answers is lost with the encoder that it learned to see with."""

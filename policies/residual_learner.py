@@ -54,14 +54,17 @@ class ResidualLearner(OnlineLearner):
         online: Replay | FrameReplay,
         demonstrations: Replay | FrameReplay | None,
         human: Replay | None = None,
+        *,
+        is_new: bool = True,
     ) -> None:
         """`human` is for what a person does at the robot: it counts as demonstrated, and is drawn with the rest.
 
+        `is_new`: nobody has taught the actor yet; else it stays as it is while the critics get to know the base.
         A `PixelTd3` learns from replays of frames, all others from those of vectors.
         """
         super().__init__(config, td3, online, demonstrations)
         self.config, self.td3, self.base_id = config, td3, base_id
-        self._human = human
+        self._human, self._is_new = human, is_new
         self._shown = [each for each in (demonstrations, human) if each is not None]
 
     @property
@@ -90,10 +93,14 @@ class ResidualLearner(OnlineLearner):
             self._human.add(rows)
 
     def _learn(self, *, with_actor: bool) -> dict[str, float]:
-        (batch, shown), share = self._batch(), self.share
+        (batch, shown), room = self._batch(), self.guard.share
         batch = batch.to(self.td3.reach.device)
-        figures = self.td3.update_critics(batch, share)
-        return figures | self.td3.update_actor(batch, share, shown) if with_actor else figures
+        figures = self.td3.update_critics(batch, room)
+        if not with_actor or not (self._is_new or self.is_warm):
+            return figures
+        # Young critics lead astray where demonstrations would not: before they know the base they have no say about the
+        # actor, then as much as it has about the robot.
+        return figures | self.td3.update_actor(batch, shown, share=room, belief=self.share)
 
     def weights(self) -> ActorWeights:
         """Return the actor as it is now, for the robot."""

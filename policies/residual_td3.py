@@ -11,7 +11,8 @@ world (`replay.NStep`); what was executed after all limits is what is learned fr
 range that a reward of at most 1 at the end allows; critics see the action as base and distance from it in units of the
 residual's reach, of which the sum alone shows them a few hundredths; the residual is cut to a `share` of its reach, so
 that what guards the robot's success can take it back without touching the network; corrections cost a little, and the
-demonstrated ones pull the actor; and what acts is an average of the actor's weights.
+demonstrated ones pull the actor, alone at first, then beside critics that weigh as much as the share; and what acts is
+an average of the actor's weights.
 """
 
 from __future__ import annotations
@@ -190,24 +191,26 @@ class ResidualTd3(nn.Module):
         follow(self.target_critics, self.critics, self.config.polyak)
         return torch.stack([loss / self.config.critics, norm, values.mean()]).detach()
 
-    def update_actor(self, batch: Batch, share: float = 1.0, shown: int = 0) -> dict[str, float]:
+    def update_actor(
+        self, batch: Batch, shown: int = 0, *, share: float = 1.0, belief: float = 1.0
+    ) -> dict[str, float]:
         """Take one step towards what all critics together value most, and towards what the first `shown` rows show.
 
-        Returns figures for the log.
+        `belief` is the weight of the critics. Returns figures for the log.
         """
         step = self._actor_steps.setdefault(shown, CudaStep(partial(self._learn_actor, shown)))
-        figures = step(*batch.tensors, self._of(share))
+        figures = step(*batch.tensors, self._of(share), self._of(belief))
         return dict(zip(ACTOR_FIGURES, figures.tolist(), strict=True))
 
     def _learn_actor(self, shown: int, *inputs: Tensor) -> Tensor:
-        """Take a batch and the share; return the figures."""
-        *fields, share = inputs
+        """Take a batch, the share and the belief; return the figures."""
+        *fields, share, belief = inputs
         batch = Batch(*fields)
         residual = self.actor(batch.observation, batch.base)
         action = batch.base + self.reach * residual.clamp(-share, share)
         value = self.value(batch.observation, batch.base, action).mean()
         size, excess = residual.square().mean(), (residual.abs() - share).relu().square().mean()
-        loss = self.config.residual_penalty * size + self.config.excess_penalty * excess - value
+        loss = self.config.residual_penalty * size + self.config.excess_penalty * excess - belief * value
         if shown and self.config.demonstration_weight:
             demonstrated = ((batch.action - batch.base)[:shown] / self.reach).clamp(-share, share)
             loss = loss + self.config.demonstration_weight * (residual[:shown] - demonstrated).square().mean()

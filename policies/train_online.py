@@ -12,6 +12,7 @@ from rich.console import Console
 
 from armature.control.chunk_scheduler import SchedulerConfig
 from armature.errors import ConfigError
+from policies.episode_order import EpisodeOrder
 from policies.online_learner import OnlineLearner
 from policies.online_state import Before, OnlineState
 from policies.train_log import interruption
@@ -118,6 +119,7 @@ class OnlineTraining:
         self._config, self._warmup_steps, self._learner, self._log = config, warmup_steps, learner, log
         self._learning_robots, self._judged_robots, self._take = learning_robots, judged_robots, take
         self._state, self._begun = state, begun
+        self._order = EpisodeOrder()
         names = {field.name for field in fields(Evaluation)}
         self.curve = [Evaluation(**{name: point[name] for name in names}) for point in log.curve]
 
@@ -150,6 +152,7 @@ class OnlineTraining:
         first = FIRST_SEED + self._config.seed * SEEDS_APART
         while True:
             number, self._begun = self._begun, self._begun + 1
+            self._order.begin(first + number)
             yield first + number, style_of(number)
 
     def _conclude(self, is_interrupted: bool) -> None:
@@ -168,12 +171,15 @@ class OnlineTraining:
         return figures
 
     def _tell_end(self, transition: Any) -> None:
-        style, success = transition.style, transition.success
+        self._log.episode(self.step, transition.style, success=transition.success, steps=transition.index + 1)
+        for ended in self._order.end(transition.seed, transition):
+            self._judge(ended.style, success=ended.success)
+
+    def _judge(self, style: Style, *, success: bool) -> None:
         if style.is_judged and style.share > 0:
             self._learner.judge(style.share, success=success, version=style.version)
         elif style.share == 0 and style.noise_std == 0:
             self._learner.guard.record_base(success=success)
-        self._log.episode(self.step, style, success=success, steps=transition.index + 1)
 
     def _evaluate(self, share: float) -> None:
         """Run the same starts without noise, and keep what did best."""

@@ -33,7 +33,7 @@ def weights_after_learning(device: str) -> dict[str, torch.Tensor]:
         # Another shape now and then, and a share that grows.
         batch, share = random_batch(16 if step % 7 else 24, step).to(device), 0.5 + 0.01 * step
         learner.update_critics(batch, share)
-        learner.update_actor(batch, share, shown=8)
+        learner.update_actor(batch, shown=8, share=share)
         if step == 10:
             learner.keep_actor()
         if step == 20:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def learner_of(config: LearnerConfig = CONFIG, demonstrations: Replay | None = N
     return ResidualLearner(config, td3, "diffusion-0123", Replay(LAYOUT, 100), demonstrations)
 
 
-def test_nothing_is_learned_before_the_warm_up_then_the_critics_alone():
+def test_without_demonstrations_the_critics_alone_learn_in_the_warm_up():
     learner = learner_of()
     learner.take(rows(9))
     assert not learner.is_due
@@ -47,6 +48,51 @@ def test_nothing_is_learned_before_the_warm_up_then_the_critics_alone():
     assert count == 4
     assert all(torch.equal(tensor, actor[name]) for name, tensor in learner.td3.actor.state_dict().items())
     assert learner.is_warm
+
+
+def demonstrations() -> Replay:
+    kept = Replay(LAYOUT, 100)
+    kept.add(rows(50))
+    return kept
+
+
+def test_before_the_actor_acts_only_demonstrations_teach_it():
+    """Critics that value one direction above all have no say yet: the actor is the one of critics that value none."""
+
+    def taught(slope: float) -> torch.Tensor:
+        learner = learner_of(replace(CONFIG, td3=replace(TD3, critic_lr=1e-12)), demonstrations())
+        with torch.no_grad():
+            for tensor in (*learner.td3.critics.parameters(), *learner.td3.target_critics.parameters()):
+                tensor.mul_(slope)
+        learn(learner, 10)
+        assert learner.is_warm
+        return corrections(learner)
+
+    assert taught(1.0).abs().max() > 0
+    assert torch.equal(taught(1.0), taught(50.0))
+
+
+def test_critics_are_believed_as_far_as_the_actor_may_act(monkeypatch: pytest.MonkeyPatch):
+    learner, beliefs = learner_of(demonstrations=demonstrations()), []
+    update = learner.td3.update_actor
+
+    def noted(*inputs: Any, share: float, belief: float) -> dict[str, float]:
+        beliefs.append((share, belief))
+        return update(*inputs, share=share, belief=belief)
+
+    monkeypatch.setattr(learner.td3, "update_actor", noted)
+    learn(learner, 10 + 8)
+    assert beliefs == [(0.2, 0.0)] * 2 + [(0.2, 0.2)] * 2
+
+
+def test_an_actor_that_was_taught_before_stays_as_it_is_until_it_acts():
+    td3 = ResidualTd3(TD3, 3, 2)
+    learner = ResidualLearner(CONFIG, td3, "diffusion-0123", Replay(LAYOUT, 100), demonstrations(), is_new=False)
+    learn(learner, 10)
+    assert learner.is_warm
+    assert corrections(learner).abs().max() == 0
+    learn(learner, 8)
+    assert corrections(learner).abs().max() > 0
 
 
 def test_exploration_is_wide_in_the_warm_up_and_then_as_small_as_the_actors_room():
