@@ -125,7 +125,7 @@ def _record(folder: Path, duration_s: float, encoding: str, source: Connection, 
 
 
 def _command(folder: Path, encoding: str) -> list[str]:
-    from armature_ros.graph import config_folder
+    from armature_ros.config_files import config_folder
 
     (folder / "spec.json").write_text(json.dumps(_spec().to_json()))
     parameters: dict[str, Any] = {

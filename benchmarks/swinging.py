@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION, RobotSpec
-from armature_ros.graph import config_folder
+from armature_ros.config_files import config_folder
 from data_collection.store import create_dataset
 from policies.presets.catalog import PRESETS
 from policies.train import train

@@ -22,8 +22,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from armature.spec import RobotSpec
 from armature.types import ActionChunk
+from armature_ros.config_files import config_folder
 from armature_ros.conversions import chunk_to_msg, ns_from_time
-from armature_ros.graph import NodeSpec, config_folder
+from armature_ros.graph import NodeSpec
 from armature_ros.qos import newest_stream_qos, reliable_qos
 from sim.defaults import robot_limits
 

@@ -28,6 +28,7 @@ from armature.errors import CheckpointError, ConfigError
 from armature.normalizer import FieldStats, Normalizer
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
 from armature_ros import doctor_data, doctor_graph, doctor_host
+from armature_ros.config_files import config_folder
 from armature_ros.control_config import ControlNodeConfig
 from armature_ros.conversions import image_to_msg, joint_state_to_msg
 from armature_ros.doctor_deployment import node_config, read_deployment, wanted_topics
@@ -46,7 +47,7 @@ from armature_ros.doctor_streams import (
     check_stamps,
     check_topic,
 )
-from armature_ros.graph import NodeSpec, config_folder
+from armature_ros.graph import NodeSpec
 from armature_ros.graph_config import GraphConfig
 from armature_ros.parameters import load_config
 from armature_ros.policy_loading import PolicyNodeConfig

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -15,7 +16,8 @@ import yaml
 from armature.control.limits import check_limits
 from armature.errors import ConfigError
 from armature.spec import RobotSpec
-from armature_ros.graph import GRAPHS, config_folder, domain_of, graph_environment, make_graph
+from armature_ros.config_files import config_folder
+from armature_ros.graph import GRAPHS, domain_of, graph_environment, make_graph
 from armature_ros.graph_config import OPTIONS, GraphConfig
 from armature_ros.robot import RobotConfig, load_limits
 from sim.tasks import SimConfig, robot_spec
@@ -210,6 +212,18 @@ def test_unknown_parameter_ends_the_node_naming_itself_and_the_key(environment: 
     assert "parameters of control_node: unknown key of ControlNodeConfig 'chunk_timeout'" in done.stderr
     assert "Did you mean 'chunk_timeout_s'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("graph", "operator", "driver"),
+    [("sim", "policy", "expert"), ("robot", "keyboard", "keyboard"), ("robot", "device", "device")],
+)
+def test_a_prompt_that_reaches_nobody_is_refused(
+    graph: str, operator: Literal["policy", "keyboard", "device"], driver: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"--prompt 'lift' reaches nobody: {driver} takes none"):
+        make_graph(graph, GraphConfig(prompt="lift", operator=operator))
+    assert make_graph(graph, GraphConfig(prompt="lift", dataset="d", operator=operator))
 
 
 def test_a_prompt_reaches_the_checkpoint_and_what_is_recorded(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import pytest
 from control_lab import START, Lab, judge
 
 from armature.spec import JOINT_POSITION, RobotSpec
-from armature_ros.graph import NodeSpec, config_folder, make_graph
+from armature_ros.config_files import config_folder
+from armature_ros.graph import NodeSpec, make_graph
 from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import FASTDDS_PROFILE
 

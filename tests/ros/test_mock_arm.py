@@ -10,9 +10,11 @@ from control_lab import SPEC, START, Lab
 from diagnostic_msgs.msg import DiagnosticArray
 from trajectory_msgs.msg import JointTrajectory
 
+from armature.errors import ConfigError
 from armature_ros.conversions import action_to_msg
 from armature_ros.graph import make_graph
 from armature_ros.graph_config import GraphConfig
+from armature_ros.mock_arm_node import MockArmNodeConfig
 from armature_ros.qos import reliable_qos
 
 pytestmark = pytest.mark.ros
@@ -26,6 +28,12 @@ def lab(environment: dict[str, str]) -> Iterator[Lab]:
     lab = Lab([node for node in graph if node.name == "mock_arm_node"])
     yield lab
     lab.close()
+
+
+@pytest.mark.parametrize("changes", [{"rate_hz": 0.0}, {"command_max_age_s": float("inf")}])
+def test_a_rate_or_an_age_that_cannot_be_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(changes))} is .*, must be above 0 and finite"):
+        MockArmNodeConfig(start=(0.0,), **changes)
 
 
 def test_a_command_of_long_ago_is_refused_and_one_of_now_or_without_a_stamp_is_followed(lab: Lab) -> None:

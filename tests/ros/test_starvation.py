@@ -20,7 +20,8 @@ from control_lab import PERIOD_S, START, Lab, judge
 from diagnostic_msgs.msg import DiagnosticArray
 
 from armature.spec import JOINT_POSITION, RobotSpec
-from armature_ros.graph import NodeSpec, config_folder, make_graph
+from armature_ros.config_files import config_folder
+from armature_ros.graph import NodeSpec, make_graph
 from armature_ros.graph_config import GraphConfig
 
 pytestmark = [pytest.mark.ros, pytest.mark.alone, pytest.mark.fault(row=57)]

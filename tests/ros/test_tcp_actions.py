@@ -16,12 +16,13 @@ from trajectory_msgs.msg import JointTrajectory
 from armature.errors import ConfigError, InvalidValue
 from armature.spec import GRIPPER_OPENING, JOINT_POSITION, TCP_DELTA, ActionSpec
 from armature.types import ActionChunk
+from armature_ros.config_files import config_folder
 from armature_ros.control_config import ControlNodeConfig
 from armature_ros.conversions import chunk_to_msg
 from armature_ros.doctor_deployment import read_deployment
 from armature_ros.flight_dump import dump_folders
 from armature_ros.flight_reading import read_flight
-from armature_ros.graph import config_folder, make_graph
+from armature_ros.graph import make_graph
 from armature_ros.graph_config import GraphConfig
 from armature_ros.qos import reliable_qos
 from armature_ros.robot import RobotConfig, load_robot_spec

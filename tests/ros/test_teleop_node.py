@@ -20,8 +20,9 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.spec import ActionSpec
+from armature_ros.config_files import config_folder
 from armature_ros.conversions import action_from_msg, joint_state_to_msg
-from armature_ros.graph import config_folder, make_graph
+from armature_ros.graph import make_graph
 from armature_ros.graph_config import GraphConfig
 from armature_ros.jog import Jog, JogConfig
 from armature_ros.keyboard import decode_keys

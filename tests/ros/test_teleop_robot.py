@@ -21,7 +21,8 @@ from std_msgs.msg import String
 
 from armature.errors import ConfigError
 from armature.types import Reason
-from armature_ros.graph import config_folder, make_graph
+from armature_ros.config_files import config_folder
+from armature_ros.graph import make_graph
 from armature_ros.graph_config import GraphConfig
 from armature_ros.held_back import HeldBack
 from armature_ros.teleop_episode import BEGIN, TeleopEpisode, in_words

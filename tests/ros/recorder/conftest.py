@@ -25,8 +25,8 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from armature.spec import ActionSpec, ArraySpec, ObservationSpec, RobotSpec
+from armature_ros.config_files import config_folder
 from armature_ros.conversions import action_to_msg, image_to_msg, joint_state_to_msg
-from armature_ros.graph import config_folder
 from armature_ros.introduction import Introduction
 from armature_ros.qos import stream_qos
 from data_collection.store import Dataset, open_dataset

@@ -14,9 +14,10 @@ from armature.config import from_plain
 from armature.errors import ConfigError
 from armature.spec import TCP_DELTA, RobotSpec
 from armature_ros.camera_node import CameraNodeConfig
+from armature_ros.config_files import read_sections
 from armature_ros.control_config import ControlNodeConfig
 from armature_ros.doctor_streams import Listener, WantedTopic
-from armature_ros.graph import NodeSpec, make_graph, read_sections
+from armature_ros.graph import NodeSpec, make_graph
 from armature_ros.graph_config import GraphConfig
 from armature_ros.mock_arm_node import MockArmNodeConfig
 from armature_ros.parameters import put

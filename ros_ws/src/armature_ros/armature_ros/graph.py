@@ -8,11 +8,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from armature.errors import ConfigError, unknown
+from armature_ros.config_files import config_folder, read_sections, robot_file
 from armature_ros.graph_config import EXPERT, GraphConfig, require_used
 from armature_ros.qos import single_host_environment
 from armature_ros.robot import RobotConfig
@@ -65,6 +63,13 @@ def make_graph(name: str, config: GraphConfig) -> tuple[NodeSpec, ...]:
         raise ConfigError(f"--seed is {config.seed}, must be 0 or more")
     if config.policy != EXPERT and not Path(config.policy).is_dir():
         raise ConfigError(f"policy '{config.policy}' is no folder. Valid: {EXPERT}, or the folder of a checkpoint")
+    is_told = config.operator == "policy" and config.policy != EXPERT
+    if config.prompt and not (is_told or config.dataset):
+        driver = EXPERT if config.operator == "policy" else config.operator
+        raise ConfigError(
+            f"--prompt '{config.prompt}' reaches nobody: {driver} takes none, and nothing is recorded. "
+            "Valid: with a checkpoint as --policy, or with --dataset"
+        )
     if not config.takeover:
         return _apply(config.overrides, GRAPHS[name](config))
     if config.operator != "policy":
@@ -91,31 +96,6 @@ def domain_of(asked: int | None, environment: Mapping[str, str]) -> int:
     return int(text)
 
 
-def read_sections(file: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the parameters of each section of a parameter file; raise ConfigError where it has another form."""
-    try:
-        document = yaml.safe_load(file.read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
-    sections = document.items() if isinstance(document, Mapping) else [("", document)]
-    for name, section in sections:
-        if not (isinstance(section, Mapping) and isinstance(section.get("ros__parameters"), Mapping)):
-            raise ConfigError(f"{file}: '{name}' holds no mapping ros__parameters, which a parameter file of ROS has")
-    return {str(name): section["ros__parameters"] for name, section in sections}
-
-
-def config_folder() -> Path:
-    """Return the folder of the YAML files: installed by colcon, or in the source tree."""
-    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
-        installed = Path(prefix) / "share" / "armature_bringup" / "config"
-        if prefix and installed.is_dir():
-            return installed
-    source = Path(__file__).resolve().parents[2] / "armature_bringup" / "config"
-    if not source.is_dir():
-        raise ConfigError(f"no configuration: package armature_bringup is neither on AMENT_PREFIX_PATH nor at {source}")
-    return source
-
-
 def _sim(config: GraphConfig) -> tuple[NodeSpec, ...]:
     robot = _sim_robot(config)
     paced = {"lockstep": config.lockstep}
@@ -137,7 +117,7 @@ def _collect(config: GraphConfig) -> tuple[NodeSpec, ...]:
 
 
 def _robot(config: GraphConfig) -> tuple[NodeSpec, ...]:
-    robot = _robot_file(config.robot or "fer")
+    robot = robot_file(config.robot or "fer")
     spec: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json")), "robot.task": config.task}
     shared: dict[str, ParameterValue] = {"lockstep": False, "execute_steps": config.execute_steps, **spec}
     acts: dict[str, ParameterValue] = {**spec, "robot.action": config.action}
@@ -163,7 +143,7 @@ def _residual(config: GraphConfig) -> tuple[NodeSpec, ...]:
         )
     is_real = bool(config.robot)
     nodes = [_corrected(node) for node in (_robot if is_real else _sim)(config)]
-    robot = _robot_file(config.robot) if is_real else _sim_robot(config)
+    robot = robot_file(config.robot) if is_real else _sim_robot(config)
     of_robot: dict[str, ParameterValue] = {"robot.spec_file": str(robot.with_suffix(".json"))} if is_real else {}
     parameters = {**(of_robot or _robot_parameters(config)), "lockstep": config.lockstep and not is_real}
     told, counted = _rewarded(config, is_real=is_real)
@@ -265,16 +245,8 @@ def _robot_parameters(config: GraphConfig) -> dict[str, ParameterValue]:
 
 def _sim_robot(config: GraphConfig) -> Path:
     if config.task == "pusht":
-        return _robot_file("pusht")
-    return _robot_file("panda" if config.action == "joint_position" else "panda_tcp_delta")
-
-
-def _robot_file(name: str) -> Path:
-    folder = config_folder() / "robots"
-    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(unknown("robot", name, [file.stem for file in folder.glob("*.yaml")]))
-    return path
+        return robot_file("pusht")
+    return robot_file("panda" if config.action == "joint_position" else "panda_tcp_delta")
 
 
 def _apply(overrides: tuple[str, ...], nodes: tuple[NodeSpec, ...]) -> tuple[NodeSpec, ...]:

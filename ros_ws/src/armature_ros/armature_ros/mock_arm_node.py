@@ -7,6 +7,7 @@ longer ago it refuses: what waited in a queue while it hung may be of another ti
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -38,6 +39,12 @@ class MockArmNodeConfig:
     joint_state_topic: str = "joint_states"
     command_topic: str = "arm_controller/joint_trajectory"
     command_max_age_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the field that cannot be."""
+        for name in ("rate_hz", "command_max_age_s"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(f"{name} is {getattr(self, name):g}, must be above 0 and finite")
 
 
 class MockArmNode(Node):
