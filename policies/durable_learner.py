@@ -22,7 +22,7 @@ from policies.device import require_device
 from policies.episode_scores import SCORED, EpisodeScores
 from policies.learner_tensors import load_tensors, to_tensors
 from policies.replay import Layout, NStep, Replay, Step
-from policies.residual_folder import ResidualFolder, load_residual
+from policies.residual_folder import DEMONSTRATIONS, ResidualFolder, load_residual
 from policies.residual_guard import Verdict
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualTd3
@@ -30,7 +30,7 @@ from policies.residual_view import observation_dim
 from policies.step_log import CONTROL, CUT, ENDED, EXPLORING, HELPED, HUMAN, LATCHED, TERMINATED, LogHead, Records
 from policies.tensor_folder import TensorFolder
 
-REPLAY, HUMAN_REPLAY, NETWORKS, DEMONSTRATIONS = "replay", "human", "networks", "demonstrations"
+REPLAY, HUMAN_REPLAY, NETWORKS = "replay", "human", "networks"
 SCORES = "scores.npz"
 _FOLDER = TensorFolder("networks.safetensors", "networks.json", "armature-residual-learner", 1, ("updates",))
 
@@ -72,7 +72,8 @@ class DurableLearner:
         self._is_turned = False
         self._first_version = given.version + 1 if given.version else 0
         """Of the weights that it gives out: newer than those of a residual that was learned elsewhere."""
-        if given.version and not (folder / NETWORKS).exists():
+        if given.version:
+            # What was learned since, where there is a state, takes its place again.
             self._go_on_from(given)
         self._restore(seed)
 
@@ -140,6 +141,8 @@ class DurableLearner:
         # What these have more than the last one tells, after a crash in between, was not taken.
         self._human.flush()
         told = {"guard": self.learner.guard.state(), "went_back_at": self.learner.went_back_at}
+        if self._scores is not None:
+            told["broken"] = self._scores.broken
         self._replay.flush({"taken": self._taken, "human": self._human.total, **told})
 
     def save(self) -> None:
@@ -170,7 +173,7 @@ class DurableLearner:
     def _go_on_from(self, weights: ActorWeights) -> None:
         """Begin with an actor that was learned elsewhere, by simulation: critics are not part of it.
 
-        While they get to know the base, which acts alone meanwhile, the actor stays as it is. Then it acts by the share
+        While they learn what it is worth, and the base acts alone, the actor stays as it is. Then it acts by the share
         that it had, and the guard compares it with the base from the first episode on.
         """
         self._td3.begin_with(weights.arrays)
@@ -194,7 +197,7 @@ class DurableLearner:
             raise CheckpointError(f"{self._folder / HUMAN_REPLAY}: {found}")
         self._human.total = human
         if self._scores is not None:
-            self._scores.restore(self.rows)
+            self._scores.restore(self.rows, note.get("broken", {}))
         updates = 0
         if (self._folder / NETWORKS).exists():
             document, tensors = _FOLDER.read(self._folder / NETWORKS)

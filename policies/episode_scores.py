@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ class EpisodeScores:
         self._reward = ProgressReward(StateEmbedding(unchanged, [SEEN]), window)
         self._path = path
         self._held: dict[str, list[Records]] = {}
-        self._broken: dict[str, int] = {}
+        self.broken: dict[str, int] = {}
+        """By log, the newest episode of which a piece was broken off: what follows of it is no attempt at the task."""
         self._known = {success: deque[tuple[int, NDArray[np.float64]]](maxlen=window) for success in (True, False)}
         self._is_saved = True
 
@@ -59,8 +60,9 @@ class EpisodeScores:
         replace_file(Fs(), self._path, content.getvalue())
         self._is_saved = True
 
-    def restore(self, rows: int) -> None:
+    def restore(self, rows: int, broken: Mapping[str, int]) -> None:
         """Go on with what was kept of the first `rows` rows: later episodes are going to be sent again."""
+        self.broken = dict(broken)
         if not self._path.exists():
             return
         with np.load(self._path, allow_pickle=False) as kept:
@@ -73,9 +75,9 @@ class EpisodeScores:
         """Return the records of what was seen in one piece; of an episode that was broken off nothing is judged."""
         last = piece[-1].copy()
         episode, flags = int(last["episode"]), int(last["flags"])
-        is_whole = self._broken.get(log_id) != episode
+        is_whole = self.broken.get(log_id) != episode
         if not flags & ENDED:
-            self._broken[log_id] = episode
+            self.broken[log_id] = episode
         elif is_whole:
             success = bool(flags & TERMINATED)
             earned = self._reward.judge({SEEN: np.stack([record[SEEN] for record in piece])}, success=success)

@@ -32,19 +32,19 @@ class OnlineLearnerConfig:
     warmup_steps: int = 4000
     """Steps of the base before the first update."""
     critic_warmup_updates: int = 2000
-    """Updates of the critics alone, at once after that: they learn the value of the base."""
+    """Updates of the critics, at once after that, before they have a say: they learn what the base is worth."""
     capacity: int = 300_000
     """Transitions that are kept."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
-        for name in ("batch_size", "actor_every", "warmup_steps", "capacity"):
+        for name in ("batch_size", "actor_every", "warmup_steps", "critic_warmup_updates", "capacity"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"learner.{name} is {getattr(self, name)}, must be at least 1")
         if not 0 <= self.demonstration_share < 1:
             raise ConfigError(f"learner.demonstration_share is {self.demonstration_share}, must be in [0, 1)")
-        if not self.updates_per_step > 0:
-            raise ConfigError(f"learner.updates_per_step is {self.updates_per_step}, must be above 0")
+        if not 0 < self.updates_per_step < math.inf:
+            raise ConfigError(f"learner.updates_per_step is {self.updates_per_step}, must be above 0 and finite")
 
 
 class Actor(Protocol):
@@ -81,7 +81,7 @@ class OnlineLearner(ABC):
 
     @property
     def is_warm(self) -> bool:
-        """Tell whether the critics know the base, so that the actor may act."""
+        """Tell whether the critics have had their warm-up, so that the actor may act."""
         return self.updates >= self._pace.critic_warmup_updates
 
     @property

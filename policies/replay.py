@@ -7,6 +7,7 @@ only cut off by a time limit.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import deque
@@ -22,6 +23,7 @@ from torch import Tensor
 from armature.errors import ConfigError, InvalidValue
 
 Vector = NDArray[np.float32]
+ROWS, STATE = "rows.npy", "state.json"
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,12 @@ class Replay:
         self._tensor[: len(rows)] = rows
         self.total = total
 
-    def save_to(self, folder: Path, task: str) -> None:
-        """Write the rows that are there to a replay in a folder of their own."""
-        count = len(self)
-        copy = Replay(self.layout, max(count, 1), folder, task)
-        copy.add(list(self._rows[:count]))
-        copy.flush()
+    def files(self, task: str) -> dict[str, bytes]:
+        """Return the files of a replay in a folder of its own, with room for just the rows that are there."""
+        content = io.BytesIO()
+        np.save(content, self._rows[: max(len(self), 1)])
+        head = {**self._head, "task": task, "capacity": max(len(self), 1), "total": len(self), "note": {}}
+        return {ROWS: content.getvalue(), STATE: json.dumps(head).encode()}
 
     def flush(self, note: dict[str, Any] | None = None) -> None:
         """Make all rows, and `note`, outlast a crash."""
@@ -182,7 +184,7 @@ class Replay:
             return
         if isinstance(self._rows, np.memmap):
             self._rows.flush()
-        state = self._folder / "state.json"
+        state = self._folder / STATE
         partial = state.with_suffix(".partial")
         with partial.open("w") as file:
             json.dump({**self._head, "total": self.total, "note": note or {}}, file)
@@ -191,13 +193,29 @@ class Replay:
         partial.replace(state)
 
     def _open(self, folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-        rows, state = folder / "rows.npy", folder / "state.json"
+        rows, state = folder / ROWS, folder / STATE
         if not state.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            return np.lib.format.open_memmap(rows, mode="w+", dtype=np.float32, shape=shape)
+            made = np.lib.format.open_memmap(rows, mode="w+", dtype=np.float32, shape=shape)
+            _take_room(rows)
+            return made
         found = json.loads(state.read_text())
         for name, expected in self._head.items():
             if found.get(name) != expected:
                 raise ConfigError(f"replay buffer {folder}: {name} is {found.get(name)!r}, expected {expected!r}")
         self.total = found["total"]
         return np.lib.format.open_memmap(rows, mode="r+")
+
+
+def _take_room(file: Path) -> None:
+    """Claim the disk for all of a file; raise ConfigError where there is too little.
+
+    A disk that is full later kills whoever writes to the mapped file, without a word.
+    """
+    size = file.stat().st_size
+    try:
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, size)
+    except OSError as error:
+        file.unlink()
+        raise ConfigError(f"{file}: a replay of this capacity takes {size / 1e6:.0f} MB: {error.strerror}") from error

@@ -29,6 +29,8 @@ from policies.residual_view import ResidualView, observation_dim
 from policies.signed_folder import SHA256, digest, read_file, replace_folder
 
 DOCUMENT, WEIGHTS, ENCODER = "residual.json", "actor.bin", "encoder.bin"
+DEMONSTRATIONS = "demonstrations"
+"""Folder beside, where the learner has any: a replay of them."""
 SIGHT = "sight"
 _HEAD = {"format": "armature residual", "format_version": 3}
 _HEAD_WITH_CAMERAS = {**_HEAD, "format_version": 4}
@@ -145,8 +147,11 @@ def _sizes(weights: ActorWeights, who: str) -> tuple[int, int]:
         raise CheckpointError(f"{who}: are those of no actor: {error!r} in {sorted(weights.arrays)}") from error
 
 
-def save_residual(path: Path, residual: ResidualFolder) -> None:
-    """Write a residual at `path`; raise ConfigError where there is something else."""
+def save_residual(path: Path, residual: ResidualFolder, demonstrations: Mapping[str, bytes] | None = None) -> None:
+    """Write a residual at `path`; raise ConfigError where there is something else.
+
+    `demonstrations` are the files of a replay, which lie in a folder of it.
+    """
     if path.exists() and not (path / DOCUMENT).is_file():
         raise ConfigError(f"{path}: exists and is no residual")
     files = {WEIGHTS: residual.weights.to_bytes()}
@@ -157,7 +162,8 @@ def save_residual(path: Path, residual: ResidualFolder) -> None:
         document |= {**_HEAD_WITH_CAMERAS, SIGHT: to_plain(residual.sight)}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} | {DOCUMENT: digest(document)}
     text = json.dumps({**document, SHA256: sums}, indent=1, allow_nan=False) + "\n"
-    replace_folder(path, {DOCUMENT: text.encode(), **files})
+    shown = {f"{DEMONSTRATIONS}/{name}": content for name, content in (demonstrations or {}).items()}
+    replace_folder(path, {DOCUMENT: text.encode(), **files, **shown})
 
 
 def load_residual(path: Path) -> ResidualFolder:

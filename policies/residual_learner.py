@@ -41,6 +41,8 @@ class LearnerConfig(OnlineLearnerConfig):
         super().__post_init__()
         if not 0 <= self.noise_std <= 1:
             raise ConfigError(f"learner.noise_std is {self.noise_std}, must be 0 to 1")
+        if not self.noise_memory_steps >= 0:
+            raise ConfigError(f"learner.noise_memory_steps is {self.noise_memory_steps}, must not be negative")
 
 
 class ResidualLearner(OnlineLearner):
@@ -59,7 +61,7 @@ class ResidualLearner(OnlineLearner):
     ) -> None:
         """`human` is for what a person does at the robot: it counts as demonstrated, and is drawn with the rest.
 
-        `is_new`: nobody has taught the actor yet; else it stays as it is while the critics get to know the base.
+        `is_new`: nobody has taught the actor yet; else it stays as it is until the critics have a say.
         A `PixelTd3` learns from replays of frames, all others from those of vectors.
         """
         super().__init__(config, td3, online, demonstrations)
@@ -93,13 +95,16 @@ class ResidualLearner(OnlineLearner):
             self._human.add(rows)
 
     def _learn(self, *, with_actor: bool) -> dict[str, float]:
+        # In the warm-up as well: what the actor is about to do is what the critics have to know the value of.
         (batch, shown), room = self._batch(), self.guard.share
         batch = batch.to(self.td3.reach.device)
         figures = self.td3.update_critics(batch, room)
-        if not with_actor or not (self._is_new or self.is_warm):
+        # Without anything to learn from, its optimiser would only count the steps.
+        is_taught = self._is_new and shown > 0 and self.config.td3.demonstration_weight > 0
+        if not with_actor or not (self.is_warm or is_taught):
             return figures
-        # Young critics lead astray where demonstrations would not: before they know the base they have no say about the
-        # actor, then as much as it has about the robot.
+        # Young critics lead astray where demonstrations would not: in the warm-up they have no say about the actor,
+        # then as much as it has about the robot.
         return figures | self.td3.update_actor(batch, shown, share=room, belief=self.share)
 
     def weights(self) -> ActorWeights:

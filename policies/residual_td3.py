@@ -76,9 +76,19 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the field that cannot be."""
-        for name in ("scale", "critic_lr", "actor_lr", "grad_norm_max", "polyak"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"residual.{name} is {getattr(self, name)}, must be above 0")
+        for name in ("critic_lr", "actor_lr", "grad_norm_max"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ConfigError(f"residual.{name} is {getattr(self, name)}, must be above 0 and finite")
+        for name in ("scale", "polyak"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"residual.{name} is {getattr(self, name)}, must be in (0, 1]")
+        for name in ("weight_decay", "smoothing_std", "residual_penalty", "demonstration_weight", "excess_penalty"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(f"residual.{name} is {getattr(self, name)}, must not be negative, and finite")
+        if not self.value_min < self.value_max:
+            raise ConfigError(f"residual.value_min {self.value_min} must be below value_max {self.value_max}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"residual.hidden is {self.hidden}, must name at least one layer, each of 1 unit or more")
         if not 0 <= self.actor_average < 1:
             raise ConfigError(f"residual.actor_average is {self.actor_average}, must be in [0, 1)")
         if not 1 <= self.critics_of_target <= self.critics:

@@ -33,6 +33,7 @@ def read_file(path: Path) -> bytes:
 def replace_folder(path: Path, files: Mapping[str, bytes], fs: Fs | None = None) -> None:
     """Write a folder of `files` at `path`, in place of one that is there; a crash leaves the old one or the new one.
 
+    A name may have one folder in front.
     Raises OSError where the disk refuses; then the old one is as it was, or the new one is in place already.
     """
     fs = Fs() if fs is None else fs
@@ -65,6 +66,8 @@ def _is_over(pid: int) -> bool:
 
 def _write_folder(fs: Fs, path: Path, files: Mapping[str, bytes]) -> None:
     fs.make_folder(path)
+    for folder in {(path / name).parent for name in files} - {path}:
+        fs.make_folder(folder)
     for name, content in files.items():
         fs.write(path / name, content)
     sync_tree(fs, path)

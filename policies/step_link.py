@@ -1,6 +1,7 @@
 """Steps on their way from the robot's log to the learner: nothing is lost and nothing counts twice.
 
-The sender numbers records as they lie in its log and sends blocks; the receiver says how many of them it has made safe.
+The sender numbers records as they lie in its log and sends blocks of what outlasts a power cut; the receiver says how
+many of them it has made safe.
 What is not acknowledged in time is sent again from there, whichever side was killed in between.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -90,11 +90,12 @@ class StepSender:
         if self._sent > self.taken and now_s - self._moved_s > RESEND_S:
             self._sent = self.taken
             self.resent += 1
-        if self._sent >= len(self._log):
+        ready = self._log.synced - self._sent
+        if ready <= 0:
             return None
         if self._sent == self.taken:
             self._moved_s = now_s
-        block = Block(self._log.head, self._sent, self._log.read_bytes(self._sent, BLOCK_RECORDS))
+        block = Block(self._log.head, self._sent, self._log.read_bytes(self._sent, min(ready, BLOCK_RECORDS)))
         self._sent += len(block.records)
         return block
 
@@ -108,7 +109,6 @@ class StepReceiver:
 
     def __init__(self, expected: LogHead, taken: int) -> None:
         """`expected` says what steps there have to be; `taken` records of the log were handed on before."""
-        self.refused: Counter[str] = Counter()
         self._expected = expected
         self._next = taken
         self._held: list[Records] = []

@@ -2,6 +2,7 @@
 
 The file begins with a line of JSON that says whose steps these are; records of one size follow, each with a checksum.
 A record counts once it was handed to the kernel: a killed process loses nothing of it, a power cut what was not synced.
+Only what was synced is for others to hear of: what they know, the log still has after any crash, under the same number.
 What a crash has left of a record is cut off when the file is opened again.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import uuid
 import zlib
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ Records = NDArray[np.void]
 TOLD_BY_TOPIC, TOLD_BY_LABEL = "topic", "label"
 FORMAT = "armature residual steps 2"
 HEAD_MAX_BYTES = 65_536
+SYNC_PERIOD_S = 1.0
 PIECE_RECORDS = 10_000
 """Of a log that is looked through."""
 
@@ -106,15 +109,22 @@ class StepLog:
         self.fault = ""
         """Why nothing is logged any more; `retry` begins anew."""
         self.has_failed = False
+        self.damaged: Path | None = None
+        """Where what was cut off is kept, if it is more than a crash leaves behind."""
+        self._closing = threading.Event()
+        self._syncing: threading.Thread | None = None
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock()
             self.head = self._read_head(head) or self._write_head(head)
             self._record = self.head.record
             self.torn_bytes = self._cut_torn_tail()
+            os.fdatasync(self._file)
         except BaseException:
             os.close(self._file)
             raise
+        self.synced = self._count
+        """So many records outlast a power cut."""
 
     def __len__(self) -> int:
         """Return how many records count."""
@@ -123,6 +133,9 @@ class StepLog:
     def close(self) -> None:
         """Make everything outlast a power cut, and give the file back."""
         if self._file >= 0:
+            self._closing.set()
+            if self._syncing is not None:
+                self._syncing.join()
             self.sync()
             os.close(self._file)
             self._file = -1
@@ -145,10 +158,23 @@ class StepLog:
 
     def sync(self) -> None:
         """Make what counts outlast a power cut."""
+        count = self._count
         try:
             os.fdatasync(self._file)
         except OSError as error:
-            self._fail(error, self._offset(self._count))
+            self.fault, self.has_failed = f"{self.path}: {error.strerror}", True
+            return
+        self.synced = count
+
+    def begin_syncing(self) -> None:
+        """Sync once a second what is new, by a thread of its own: a disk may take longer than a tick has time."""
+        self._syncing = threading.Thread(target=self._sync_on, name="sync of the step log", daemon=True)
+        self._syncing.start()
+
+    def _sync_on(self) -> None:
+        while not self._closing.wait(SYNC_PERIOD_S):
+            if self.synced < self._count:
+                self.sync()
 
     def retry(self) -> None:
         """Log again: there may be room by now."""
@@ -212,8 +238,20 @@ class StepLog:
             data = os.pread(self._file, PIECE_RECORDS * self._record.itemsize, self._offset(self._count))
             whole = count_whole(data, self._record.itemsize)
             self._count += whole
+        torn = size - self._offset(self._count)
+        if torn > self._record.itemsize:
+            # No crash leaves that much: a record in the middle is damaged, and whoever repairs it wants those after it.
+            self.damaged = self._keep_damaged(os.pread(self._file, torn, size - torn))
         os.ftruncate(self._file, self._offset(self._count))
-        return size - self._offset(self._count)
+        return torn
+
+    def _keep_damaged(self, data: bytes) -> Path:
+        path = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.damaged")
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise ConfigError(f"{path}: what is damaged of the log cannot be kept: {error.strerror}") from error
+        return path
 
     def _fail(self, error: OSError, end: int) -> None:
         self.fault, self.has_failed = f"{self.path}: {error.strerror}", True

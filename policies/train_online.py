@@ -59,7 +59,7 @@ class OnlineConfig:
         for name in ("steps", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be 0 or more")
-        for name in ("worlds", "processes", "evaluate_every_steps", "evaluate_episodes", "control_every"):
+        for name in ("worlds", "processes", "evaluate_every_steps", "evaluate_episodes", "control_every", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
 

@@ -100,10 +100,10 @@ def train_residual(config: ResidualTrainConfig) -> list[Evaluation]:
     needs = PolicyNeeds(base.spec, base.obs_steps, base.policy_id)
     worlds = WorldProcesses(2 * config.worlds, config.processes, world, needs, config.scheduler, limits, config.cameras)
 
+    demonstrations = shown.files(config.task) if isinstance(shown, Replay) else None
+
     def keep(path: Path) -> None:
-        _keep(path, config, view, statistics, learner)
-        if isinstance(shown, Replay):
-            shown.save_to(path / "demonstrations", config.task)
+        save_residual(path, _residual(config, view, statistics, learner), demonstrations)
 
     state = _state(config, base.policy_id, td3, online)
     before = state.load(learner) if state and config.resume else Before()
@@ -164,10 +164,10 @@ def _learned(config: ResidualTrainConfig, view: ResidualView) -> tuple[ResidualT
     return PixelTd3(td3, ResidualEncoder(sight, config.seed).to(device)), kept
 
 
-def _keep(
-    path: Path, config: ResidualTrainConfig, view: ResidualView, statistics: Normalizer, learner: ResidualLearner
-) -> None:
-    """Write the residual as it is to `path`, with what it takes to go on learning where it sees vectors alone."""
+def _residual(
+    config: ResidualTrainConfig, view: ResidualView, statistics: Normalizer, learner: ResidualLearner
+) -> ResidualFolder:
+    """Return the residual as it is, with how it is learned."""
     td3 = config.learner.td3
     settings = ResidualSettings(td3.scale, td3.steps, td3.discount, config.learner.noise_memory_steps)
     # Where it was learned, and how, is no part of it: the robot's computer may have neither GPU nor compiler.
@@ -175,8 +175,7 @@ def _keep(
     weights = learner.weights()
     seeing = learner.td3 if isinstance(learner.td3, PixelTd3) else None
     sight, encoder = (seeing.encoder.sight, seeing.encoder.arrays()) if seeing else (None, None)
-    folder = ResidualFolder.of(config.task, view, statistics, settings, weights, plain, sight, encoder)
-    save_residual(path, folder)
+    return ResidualFolder.of(config.task, view, statistics, settings, weights, plain, sight, encoder)
 
 
 def _start(config: ResidualTrainConfig) -> tuple[ChunkPolicy | Standing, SimConfig, SafetyLimits]:

@@ -131,6 +131,15 @@ def test_a_residual_that_was_learned_elsewhere_is_gone_on_from_and_guarded(tmp_p
     assert (again.weights().version, again.learner.share) == (505, pytest.approx(0.4))
 
 
+def test_a_learner_killed_while_it_saved_for_the_first_time_keeps_the_share_that_was_learned(tmp_path, monkeypatch):
+    folder = tmp_path / "trained"
+    save_residual(folder, replace(residual(version=500, share=0.05), learner=CONFIG))
+    learner = DurableLearner.open(folder)
+    monkeypatch.setattr(learner, "flush", lambda: None)  # killed before the second part
+    learner.save()
+    assert DurableLearner.open(folder).learner.guard.share == pytest.approx(0.05)
+
+
 def test_an_actor_that_was_given_up_is_not_judged_after_a_crash_either(folder):
     learner = DurableLearner.open(folder)
     learner.take("log", records(learner, *EPISODE, *EPISODE))
@@ -253,6 +262,20 @@ def test_what_is_left_of_a_broken_episode_earns_nothing(folder):
     learner.take("log", broken)
     assert learner.rows == 9
     assert learner._replay._rows[5:9, 6 + 6].tolist() == [0.0] * 4
+
+
+def test_what_is_left_of_a_broken_episode_earns_nothing_after_a_restart_either(folder):
+    learner = DurableLearner.open(folder, scores_failures=True)
+    broken = records(learner, FIRST, CUT, FIRST, CUT | ENDED)
+    broken["episode"] = 1
+    learner.take("log", records(learner, *EPISODE))
+    learner.take("log", broken[:2])
+    learner.flush()
+    again = DurableLearner.open(folder, scores_failures=True)
+    again.take("log", broken[2:])
+    assert again.rows == 9
+    assert again._replay._rows[5:9, 6 + 6].tolist() == [0.0] * 4
+    assert all(again._replay._rows[7:9, 6 + 7] > 0.0)
 
 
 def test_a_replay_of_another_task_is_refused_naming_both(folder):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,3 +132,38 @@ def test_a_ring_of_another_task_or_shape_is_refused(tmp_path, layout, capacity, 
 def test_a_note_is_kept_with_the_rows_that_it_speaks_of(tmp_path):
     Replay(LAYOUT, 8, tmp_path).flush({"block": 7})
     assert json.loads((tmp_path / "state.json").read_text())["note"] == {"block": 7}
+
+
+def test_the_files_of_a_replay_are_one_with_the_rows_that_are_there(tmp_path):
+    replay = Replay(LAYOUT, 100)
+    replay.add(episode(NStep(LAYOUT, 3, 0.5), [1.0, 2.0, 4.0, 8.0], cut=True))
+    for name, content in replay.files("lift").items():
+        (tmp_path / name).write_bytes(content)
+    found = Replay(LAYOUT, 4, tmp_path, "lift")
+    assert (len(found), found.total) == (4, 4)
+    assert torch.equal(found.rows, replay.rows)
+
+
+FULL = """
+import sys
+from pathlib import Path
+from armature.errors import ConfigError
+from policies.replay import Layout, Replay
+folder = Path(sys.argv[1]) / "replay"
+try:
+    Replay(Layout(20, 5), 100_000, folder, "lift")
+except ConfigError as error:
+    print(error)
+print(sorted(path.name for path in folder.iterdir()))
+Replay(Layout(20, 5), 100, folder, "lift").flush()
+"""
+
+
+def test_a_replay_for_which_the_disk_has_no_room_is_refused_before_anything_is_learned(tmp_path):
+    within = ["unshare", "-Urm", "sh", "-c", f'mount -t tmpfs -o size=1m small {tmp_path} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a tmpfs in a name space of one's own (unshare -Urm)")
+    command = [*within, sys.executable, "-c", FULL, str(tmp_path)]
+    said, left = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert re.search(r"rows\.npy: a replay of this capacity takes 23 MB: No space left", said), said
+    assert left == "[]"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from armature.errors import ConfigError, InvalidValue
-from policies.replay import Layout, Replay
+from policies.replay import Batch, Layout, Replay
 from policies.residual_guard import GuardConfig, Verdict
 from policies.residual_learner import LearnerConfig, ResidualLearner
 from policies.residual_td3 import ResidualConfig, ResidualTd3
@@ -47,6 +47,8 @@ def test_without_demonstrations_the_critics_alone_learn_in_the_warm_up():
         count += 1
     assert count == 4
     assert all(torch.equal(tensor, actor[name]) for name, tensor in learner.td3.actor.state_dict().items())
+    # An optimiser that has counted steps without a gradient takes far too large ones at first.
+    assert not learner.td3.actor_optimizer.state
     assert learner.is_warm
 
 
@@ -73,16 +75,23 @@ def test_before_the_actor_acts_only_demonstrations_teach_it():
 
 
 def test_critics_are_believed_as_far_as_the_actor_may_act(monkeypatch: pytest.MonkeyPatch):
-    learner, beliefs = learner_of(demonstrations=demonstrations()), []
-    update = learner.td3.update_actor
+    learner, beliefs, rooms = learner_of(demonstrations=demonstrations()), [], []
+    update, update_critics = learner.td3.update_actor, learner.td3.update_critics
 
     def noted(*inputs: Any, share: float, belief: float) -> dict[str, float]:
         beliefs.append((share, belief))
         return update(*inputs, share=share, belief=belief)
 
+    def noted_critics(batch: Batch, share: float) -> dict[str, float]:
+        rooms.append(share)
+        return update_critics(batch, share)
+
     monkeypatch.setattr(learner.td3, "update_actor", noted)
+    monkeypatch.setattr(learner.td3, "update_critics", noted_critics)
     learn(learner, 10 + 8)
     assert beliefs == [(0.2, 0.0)] * 2 + [(0.2, 0.2)] * 2
+    # Their targets follow what the actor is about to do, in the warm-up as well.
+    assert rooms == [0.2] * 8
 
 
 def test_an_actor_that_was_taught_before_stays_as_it_is_until_it_acts():
@@ -261,6 +270,9 @@ def test_no_demonstrations_at_all_are_refused_where_some_were_promised():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"demonstration_share": 1.0}, "demonstration_share is 1.0"),
         ({"updates_per_step": 0.0}, "updates_per_step is 0.0"),
+        ({"updates_per_step": float("inf")}, "updates_per_step is inf"),
+        ({"critic_warmup_updates": 0}, "critic_warmup_updates is 0"),
+        ({"noise_memory_steps": -1.0}, "noise_memory_steps is -1.0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(changes, named):

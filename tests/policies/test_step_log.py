@@ -99,6 +99,8 @@ def test_a_record_whose_bytes_changed_ends_what_counts(tmp_path):
     path.write_bytes(content)
     log = StepLog(path, HEAD)
     assert (len(log), log.torn_bytes) == (2, 2 * SIZE)
+    assert log.damaged is not None
+    assert log.damaged.read_bytes() == content[-2 * SIZE :]
 
 
 @pytest.mark.parametrize("count", [0, 3, 4, 7, 8])
@@ -111,7 +113,7 @@ def test_a_log_of_any_length_is_opened_in_pieces(tmp_path, monkeypatch, count):
     with (tmp_path / "steps.log").open("ab") as file:
         file.write(b"torn")
     log = StepLog(tmp_path / "steps.log", HEAD)
-    assert (len(log), log.torn_bytes) == (count, 4)
+    assert (len(log), log.torn_bytes, log.damaged) == (count, 4, None)
     log.close()
 
 
@@ -137,6 +139,19 @@ def test_a_file_that_is_no_log_is_refused_and_left_as_it_is(tmp_path):
     with pytest.raises(ConfigError, match="is no log of steps"):
         StepLog(path, HEAD)
     assert path.read_text() == "dear diary\n"
+
+
+def test_a_log_syncs_by_itself_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.setattr("policies.step_log.SYNC_PERIOD_S", 0.01)
+    log = StepLog(tmp_path / "steps.log", HEAD)
+    log.begin_syncing()
+    assert log.append(**fields(0))
+    deadline_s = time.monotonic() + 20.0
+    while not log.synced:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    assert (len(log), log.synced, log.fault) == (1, 1, "")
+    log.close()
 
 
 def test_two_writers_of_one_log_are_refused(tmp_path):

@@ -247,7 +247,7 @@ def test_beside_a_demonstration_stands_what_the_base_would_have_done(demonstrati
     )
 
 
-@pytest.mark.parametrize("name", ["worlds", "processes", "evaluate_episodes", "control_every"])
+@pytest.mark.parametrize("name", ["worlds", "processes", "evaluate_episodes", "control_every", "threads"])
 def test_a_number_below_one_is_refused_by_name(config, name):
     with pytest.raises(ConfigError, match=f"{name} is 0, must be at least 1"):
         replace(config, **{name: 0})

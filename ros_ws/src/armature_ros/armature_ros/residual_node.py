@@ -59,6 +59,7 @@ class ResidualNode(Node):
         limits = load_limits(self.config.robot, spec.action, self.config.profile)
         self._view = self._residual.view(spec, limits)
         self._log = StepLog(self.config.log_path / LOG_NAME, self._head())
+        self._log.begin_syncing()
         self._acting = ResidualActing(
             self._residual,
             self._view,
@@ -131,7 +132,10 @@ class ResidualNode(Node):
 
     def _warn_of_leftovers(self) -> None:
         if self._log.torn_bytes:
-            self.get_logger().warning(f"{self._log.path}: {self._log.torn_bytes} bytes of a torn record were cut off")
+            what = (
+                f"from a damaged record on, kept in {self._log.damaged}," if self._log.damaged else "of a torn record"
+            )
+            self.get_logger().warning(f"{self._log.path}: {self._log.torn_bytes} bytes {what} were cut off")
 
     def _on_base(self, message: JointTrajectory) -> None:
         begin_s = time.monotonic()
