@@ -163,11 +163,6 @@ def going_on(denoise: Denoise, levels: Sequence[float], guidance: Guidance | Non
     return pulled
 
 
-def network_calls(sampler: str, steps: int) -> int:
-    """Return how often a sampler calls the denoiser."""
-    return 2 * steps - 1 if sampler == "heun" else steps
-
-
 def ancestral_split(sigma: float, following: float) -> tuple[float, float]:
     """Return the level to step down to, and the deviation of the noise that leads up again to `following`.
 

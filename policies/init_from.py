@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from armature.config import from_plain, to_plain
@@ -16,7 +17,7 @@ from armature.errors import CheckpointError, ConfigError, SpecMismatch
 from armature.normalizer import Normalizer
 from armature.spec import RobotSpec, differences
 from policies.checkpoint import WEIGHTS, read_checkpoint, read_document
-from policies.chunk_policy import ChunkPolicy
+from policies.chunk_policy import ACTION, ChunkPolicy
 from policies.policy_config import PolicyConfig
 from policies.registry import METHODS, method_class
 from policies.sampler import changes, leaves
@@ -24,6 +25,8 @@ from policies.signed_folder import SHA256
 from policies.train_config import TrainConfig
 
 INIT_FROM = "init_from"
+RANGE_MAX = 1.1
+"""How far actions may lead beyond the range of those that were learned before, which is -1 to 1."""
 _EQUAL_FOR_ANY_ROBOT = ("obs_steps", "chunk_steps")
 _EQUAL_FOR_THE_SAME_ROBOT = (*_EQUAL_FOR_ANY_ROBOT, "relative_actions")
 
@@ -31,7 +34,8 @@ _EQUAL_FOR_THE_SAME_ROBOT = (*_EQUAL_FOR_ANY_ROBOT, "relative_actions")
 def initialised(policy: ChunkPolicy, config: TrainConfig) -> ChunkPolicy:
     """Return `policy`, new for this training, with what `config.init_from` brings; unchanged where that is None.
 
-    Fine-tuning for the same robot also takes over the normaliser, without which the weights would mean something else.
+    Fine-tuning for the same robot also takes over the normaliser, without which the weights would mean something else;
+    actions that are far out of its range, which no sample would reach, are refused.
     A resumed training takes its normaliser from its own checkpoint, and afterwards its weights from its state.
 
     Raises ConfigError or SpecMismatch naming every field that differs, CheckpointError on a checkpoint that cannot be
@@ -49,7 +53,8 @@ def initialised(policy: ChunkPolicy, config: TrainConfig) -> ChunkPolicy:
         _load_trunk(config.init_from, document, weights, policy)
         return policy
     _require_same_robot(config.init_from, document, policy)
-    policy = _normalized_as(policy, document)
+    found, policy = policy.normalizer, _normalized_as(policy, document)
+    _require_range(config, found, policy)
     _load(config.init_from, policy, weights, ())
     return policy
 
@@ -166,6 +171,19 @@ def _normalized_as(policy: ChunkPolicy, document: dict[str, Any]) -> ChunkPolicy
     normalizer = Normalizer.from_json(document["normalizer"])
     made = ChunkPolicy(policy.family, policy.config, policy.method_config, policy.spec, normalizer)
     return made.to(policy.action_layer.scale.device)
+
+
+def _require_range(config: TrainConfig, found: Normalizer, policy: ChunkPolicy) -> None:
+    """Raise ConfigError where actions of the dataset, of statistics `found`, lead beyond those of the checkpoint's."""
+    stats, known = found.fields[ACTION], policy.normalizer.fields[ACTION]
+    low, high = (policy.normalizer.apply(ACTION, np.array(end)) for end in (stats.minimum, stats.maximum))
+    for element, label in enumerate(policy.spec.action.labels):
+        if max(-low[element], high[element]) > RANGE_MAX:
+            now, before = (f"{each.minimum[element]:.4g} to {each.maximum[element]:.4g}" for each in (stats, known))
+            raise ConfigError(
+                f"{config.dataset}: action {label} goes from {now}, that of {config.init_from} from {before}, and what "
+                "it samples no further. Leave out the episodes that do, or train without --init-from"
+            )
 
 
 def _require_equal(path: Path, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:

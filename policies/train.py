@@ -36,6 +36,7 @@ from policies.init_from import initialised, origin_of
 from policies.presets.catalog import PRESETS
 from policies.provenance import provenance
 from policies.registry import compiled_families, family_of
+from policies.sampler import leaves
 from policies.train_config import TrainConfig, read_recorded
 from policies.train_data import TrainData, load_data
 from policies.train_log import TrainLog, interruption
@@ -45,7 +46,7 @@ from policies.train_validation import validate
 from policies.train_workers import Workers, open_workers
 from policies.training_state import NotFinite, TrainingState, learning_rate
 
-# May differ between a training and its continuation without changing what is learned.
+# May differ between a training and its continuation without changing what is learned; compiled, dropout is drawn anew.
 _FREE_TO_CHANGE = (
     *("dataset", "out", "stop_at_step", "resume", "save_every_steps", "validate_every_steps", "threads"),
     *("windows", "cache", "rollout", "export", "device", "compiled"),
@@ -145,8 +146,7 @@ def _prepare(config: TrainConfig, workers: Workers) -> tuple[TrainData, Training
     if config.rollout.every_steps:
         require_task(config.rollout, seen)
         require_able(config.rollout, family_of(config.method), config.policy.goal_steps)
-        if data.prompts:
-            require_prompt(config.rollout, data.prompts)
+        require_prompt(config.rollout, data.prompts)
     torch.manual_seed(config.seed)
     normalizer = data.train.normalizer(seen)
     policy = ChunkPolicy(family_of(config.method), config.policy, config.method, dataset.spec, normalizer)
@@ -168,7 +168,13 @@ def _require_same(config: TrainConfig, data: TrainData, workers: Workers, docume
     before, now = to_plain(read_recorded(document["config"], config)), _recorded(config, workers)
     for name in now:
         if name not in _FREE_TO_CHANGE and before[name] != now[name]:
-            raise ConfigError(f"--resume: {name} is {now[name]}, the training began with {before[name]}")
+            raise ConfigError(f"--resume: {_first_difference(name, before[name], now[name])}")
+
+
+def _first_difference(name: str, before: Any, now: Any) -> str:
+    old, new = (dict(leaves({name: value})) for value in (before, now))
+    differing = next(leaf for leaf in {**new, **old} if old.get(leaf) != new.get(leaf))
+    return f"{differing} is {new.get(differing)}, the training began with {old.get(differing)}"
 
 
 def _recorded(config: TrainConfig, workers: Workers) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class TrainConfig:
     preset: str = "lift_pixels"
     """Where the values come from that are not given on the command line: family_size, or a recipe for a task."""
     steps: int = 3000
-    """Optimiser steps of the whole training; the learning rate reaches zero there."""
+    """Optimiser steps of the whole training; the learning rate reaches zero there, if its warm-up is over before."""
     batch_size: int = 64
     """Windows per optimiser step, over all processes."""
     accumulate_steps: int = 1

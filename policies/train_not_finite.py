@@ -66,7 +66,7 @@ def replay(path: Path) -> list[str]:
     for number in range(document["parts"]):
         part = {name: value.chunk(document["parts"])[number] for name, value in batch.items()}
         generator = seed_draws(document["seed"], document["step"], number)
-        lines += _replay_part(policy, part, generator, f"part {number}", document["precision"])
+        lines += _replay_part(policy, part, generator, number, document)
     gradients = {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
     wrong = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
@@ -74,20 +74,25 @@ def replay(path: Path) -> list[str]:
 
 
 def _replay_part(
-    policy: ChunkPolicy, batch: Mapping[str, Tensor], generator: torch.Generator, title: str, precision: str
+    policy: ChunkPolicy,
+    batch: Mapping[str, Tensor],
+    generator: torch.Generator,
+    number: int,
+    document: Mapping[str, Any],
 ) -> list[str]:
     found: list[str] = []
     hooks = [
         module.register_forward_hook(partial(_note_output, name, found)) for name, module in policy.named_modules()
     ]
     policy.train()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=document["precision"] == "bf16"):
         loss = policy(batch, generator)
     for hook in hooks:
         hook.remove()
-    loss.backward()
+    # As the training does, whose gradient is the mean over the parts.
+    (loss / document["parts"]).backward()
     first = f", first not finite in the output of {found[0]}" if found else ""
-    return [f"{title}: loss {loss.item()}{first}"]
+    return [f"part {number}: loss {loss.item()}{first}"]
 
 
 def _note_output(name: str, found: list[str], _module: nn.Module, _inputs: Any, output: Any) -> None:

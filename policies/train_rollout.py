@@ -41,7 +41,14 @@ def require_able(config: RolloutConfig, family: str, goal_steps: int) -> None:
 
 
 def require_prompt(config: RolloutConfig, prompts: Sequence[str]) -> None:
-    """Raise ConfigError before any training step where it is not clear which of the dataset's prompts is told."""
+    """Raise ConfigError before any training step where it is not clear which of the dataset's prompts is told.
+
+    None has to be for a policy that takes none, which has no `prompts`.
+    """
+    if not prompts:
+        if config.prompt:
+            raise ConfigError(f"rollout.prompt '{config.prompt}': the policy takes none (policy.text.folder is unset)")
+        return
     if config.prompt not in prompts and not (config.prompt == "" and len(prompts) == 1):
         raise ConfigError(unknown("rollout.prompt", config.prompt, prompts))
 

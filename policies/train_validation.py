@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -10,7 +12,8 @@ from policies.dataset_torch import WindowTensors
 from policies.train_config import TrainConfig
 from policies.training_state import seed_draws
 
-_BATCHES = 8
+_WINDOWS = 1024
+"""At most so many, evenly over what was kept out: the same ones whatever the batch size."""
 
 
 def validate(policy: ChunkPolicy, data: WindowTensors, config: TrainConfig) -> dict[str, float]:
@@ -20,8 +23,8 @@ def validate(policy: ChunkPolicy, data: WindowTensors, config: TrainConfig) -> d
     """
     generator = seed_draws(config.seed, 0)
     every = np.arange(len(data))
-    chosen = every[:: max(1, len(every) // (_BATCHES * config.batch_size))]
-    losses, errors = [], []
+    chosen = every[:: math.ceil(len(every) / _WINDOWS)]
+    losses, errors, counts = [], [], []
     with torch.no_grad():
         for begin in range(0, len(chosen), config.batch_size):
             batch = data.batch(torch.from_numpy(chosen[begin : begin + config.batch_size]))
@@ -29,4 +32,6 @@ def validate(policy: ChunkPolicy, data: WindowTensors, config: TrainConfig) -> d
             noise = torch.randn(batch["action"].shape, generator=generator).to(batch["action"].device)
             error = (policy.sample(batch, noise, generator).actions - batch["action"]) * policy.action_layer.scale
             errors.append(error.abs().mean().item())
-    return {"validation_loss": float(np.mean(losses)), "validation_action_error": float(np.mean(errors))}
+            counts.append(len(error))
+    loss, action_error = (float(np.average(values, weights=counts)) for values in (losses, errors))
+    return {"validation_loss": loss, "validation_action_error": action_error}

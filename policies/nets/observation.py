@@ -159,6 +159,11 @@ def _check_vision(spec: ObservationSpec, vision: VisionConfig, prompt: PromptSha
         raise ConfigError(f"vision: {len(vision.channels)} channels, but {len(vision.strides)} strides")
     if vision.pooling not in (valid := _POOLINGS[vision.network]):
         raise ConfigError(f"vision.pooling '{vision.pooling}': {vision.network} allows {', '.join(valid)}")
+    if vision.pretrained.folders and vision.network != "pretrained":
+        raise ConfigError(
+            f"vision.pretrained.folders {', '.join(map(str, vision.pretrained.folders))}: vision.network "
+            f"{vision.network} looks at none of them. Valid with: pretrained"
+        )
     if vision.film and (prompt is None or not vision.network.startswith("resnet")):
         raise ConfigError(
             f"vision.film: needs a prompt (text.folder) and a ResNet, got vision.network {vision.network}"

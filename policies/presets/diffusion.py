@@ -43,8 +43,11 @@ def attentive(dataset: Path, out: Path) -> TrainConfig:
 
 
 def paper(dataset: Path, out: Path) -> TrainConfig:
-    """The published size and schedule (Chi et al. 2023, state-based Push-T)."""
+    """The published size and schedule (Chi et al. 2023, state-based Push-T).
+
+    Unlike there the 100 steps are those of DDIM, which draw nothing, and gradients are clipped, as in every family.
+    """
     policy = PolicyConfig(obs_steps=2)
-    method = DiffusionConfig(unet=UnetConfig(dims=(256, 512, 1024)), sampling_steps=100, noise_draws=1)
-    optimizer = OptimizerConfig(learning_rate=1e-4, warmup_steps=500)
+    method = DiffusionConfig(unet=UnetConfig(dims=(256, 512, 1024), step_dim=256), sampling_steps=100, noise_draws=1)
+    optimizer = OptimizerConfig(learning_rate=1e-4, warmup_steps=500, ema_max=0.9999)
     return TrainConfig(dataset, out, policy, method, optimizer, preset="diffusion_paper", steps=100_000, batch_size=256)

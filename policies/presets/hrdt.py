@@ -33,8 +33,9 @@ def small(dataset: Path, out: Path) -> TrainConfig:
 def paper(dataset: Path, out: Path) -> TrainConfig:
     """The published size, and the optimiser of the released pretraining; its rate stays constant and has no average.
 
-    Here the rate falls to zero and the average is deployed, as for every family. Frozen DINOv2 and SigLIP see
-    letterboxed squares of 384 px, their second-to-last tokens side by side; frozen T5 embeds the prompt.
+    Here the rate falls to zero and the average is deployed, as for every family, and colours are not jittered. Frozen
+    DINOv2 and SigLIP see letterboxed squares of 384 px, their second-to-last tokens side by side; frozen T5 embeds the
+    prompt.
     """
     folders = ("dinov2-with-registers-large", "siglip-so400m-patch14-384")
     pretrained = PretrainedVision(folders, layer=-2, image_size_px=384)

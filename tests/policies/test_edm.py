@@ -13,7 +13,6 @@ from policies.edm import (
     EdmConfig,
     ancestral_split,
     draw_sigmas,
-    network_calls,
     noised,
     sample,
     scalings,
@@ -155,7 +154,7 @@ def test_the_stochastic_sampler_recovers_the_distribution():
 
 
 def test_a_sampler_calls_the_network_as_often_as_it_says():
-    for sampler in SAMPLERS:
+    for sampler, count in {"ddim": 3, "euler_ancestral": 3, "heun": 5}.items():
         calls = []
         levels = sigmas(KITCHEN, 3)
 
@@ -164,7 +163,7 @@ def test_a_sampler_calls_the_network_as_often_as_it_says():
             return x * 0
 
         sample(denoise, torch.ones(1, 1, 1), levels, sampler, generator())
-        assert len(calls) == network_calls(sampler, 3)
+        assert len(calls) == count
         assert set(calls) == {0, 1, 2}
 
 

@@ -133,6 +133,13 @@ def test_fine_tuning_takes_everything_with_its_normaliser(trunk, record, tmp_pat
     assert read_document(alone)["normalizer"] != read_document(trunk)["normalizer"]
 
 
+def test_actions_that_no_sample_could_reach_are_refused_by_name(trunk, record, tmp_path):
+    wider = record([12, 6, 7, 8], spoil=("action/executed", 0, 3, 1.9))
+    config = hrdt(wider, tmp_path / "run", init_from=trunk, validation_fraction=0.0)
+    with pytest.raises(ConfigError, match=r"action j1 goes from -0\.\d+ to 1\.9, that of .* and what it samples no"):
+        train(config)
+
+
 def test_the_checkpoint_says_where_its_trunk_is_from(trunk, both_cameras, dataset, tmp_path):
     assert "init_from" not in read_document(trunk)["provenance"]
     path = train(hrdt(both_cameras, tmp_path / "run", init_from=trunk, new_embodiment=True, steps=1))

@@ -5,6 +5,7 @@ import torch
 
 from armature.errors import ConfigError
 from policies.nets.observation import VisionConfig
+from policies.nets.pretrained_vision import PretrainedVision
 from policies.nets.resnet import ResNet, ResNetEncoder
 
 # Of the trunk of ResNet-18, by hand: stem 9,536, stages 147,968 + 525,568 + 2,099,712 + 8,393,728. FiLM of a condition
@@ -93,6 +94,9 @@ def test_a_policy_sees_through_resnets(new_policy, batch_of, pooling):
 BAD = {
     "vision.pooling 'average': cnn allows spatial_softmax": VisionConfig(pooling="average", crop_margin_px=4),
     "vision.pooling 'pooled': resnet18 allows": VisionConfig(network="resnet18", pooling="pooled", crop_margin_px=4),
+    "vision.pretrained.folders /nowhere/dinov2: vision.network cnn looks at none of them": VisionConfig(
+        pretrained=PretrainedVision(("/nowhere/dinov2",)), crop_margin_px=4
+    ),
     "vision.film: needs a prompt": VisionConfig(network="resnet18", film=True, crop_margin_px=4),
 }
 

@@ -30,6 +30,7 @@ from policies.policy_config import RelativePart
 from policies.presets.catalog import PRESETS
 from policies.train import load_data, parse_arguments, train
 from policies.train_config import TrainConfig
+from policies.train_validation import validate
 from policies.training_state import OptimizerConfig, ema_decay, learning_rate
 
 
@@ -99,7 +100,7 @@ def test_weighted_training_resumes_exactly_and_differs_from_uniform(train_config
     train(replace(parts, resume=True))
     train(replace(config, out=tmp_path / "uniform"))
     assert weights_of(parts.out) == weights_of(weighted.out) != weights_of(tmp_path / "uniform")
-    with pytest.raises(ConfigError, match="--resume: sampling is"):
+    with pytest.raises(ConfigError, match=r"--resume: sampling\.mode is uniform, the training began with outcome"):
         train(replace(parts, resume=True, sampling=SamplingConfig()))
 
 
@@ -117,7 +118,7 @@ def test_a_state_from_before_an_option_existed_had_its_default(train_config, mon
         before.setattr("policies.train.to_plain", lambda c: {n: v for n, v in to_plain(c).items() if n not in new})
         train(replace(train_config, stop_at_step=1))
     train(replace(train_config, resume=True, stop_at_step=2))
-    with pytest.raises(ConfigError, match="--resume: alignment is"):
+    with pytest.raises(ConfigError, match=r"--resume: alignment\.max_age_s is 0\.5, the training began with 1\.0"):
         train(replace(train_config, resume=True, alignment=AlignmentConfig(max_age_s=0.5)))
 
 
@@ -218,6 +219,9 @@ def test_resuming_with_other_settings_is_refused_by_name(train_config, record):
     resumed = replace(train_config, resume=True)
     with pytest.raises(ConfigError, match="batch_size is 4, the training began with 8"):
         train(replace(resumed, batch_size=4))
+    method = replace(train_config.method, unet=replace(train_config.method.unet, kernel=5))
+    with pytest.raises(ConfigError, match=r"--resume: method\.unet\.kernel is 5, the training began with 3$"):
+        train(replace(resumed, method=method))
     with pytest.raises(ConfigError, match="fingerprint"):
         train(replace(resumed, dataset=record([9, 9, 9, 9])))
 
@@ -235,8 +239,12 @@ def test_resuming_nothing_or_damage_is_refused(train_config):
 def test_horizons_longer_than_some_episodes_are_padded(train_config, record):
     policy = replace(train_config.policy, chunk_steps=16, obs_steps=4)
     config = replace(train_config, dataset=record([16, 2]), policy=policy, steps=2)
-    assert load_policy(train(config)).infer
-    assert training_of(config.out)["windows"] in (2, 16)
+    policy = load_policy(train(config))
+    training = training_of(config.out)
+    assert (training["windows"], training["episodes"], training["validation_episodes"]) == (2, 1, 1)
+    window = load_data(config)[1].train.batch(torch.tensor([1]))
+    noise = torch.randn(window["action"].shape, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(policy.sample(window, noise).actions).all()
 
 
 def test_a_chunk_longer_than_every_episode_is_refused(train_config, record):
@@ -245,6 +253,15 @@ def test_a_chunk_longer_than_every_episode_is_refused(train_config, record):
         ConfigError, match=r"policy.chunk_steps is 16, but the longest episode of .*recorded has 15 steps"
     ):
         train(replace(train_config, dataset=record([15, 3]), policy=policy))
+
+
+def test_what_is_measured_on_held_out_windows_is_their_mean_whatever_the_batch_size(record, tmp_path):
+    config = PRESETS["bc_tiny"](record([7, 9, 11, 13]), tmp_path / "run")
+    config = replace(config, steps=2, validation_fraction=0.5)
+    policy, data = load_policy(train(config)), load_data(config)[1].validation
+    one_by_one, in_fours = (validate(policy, data, replace(config, batch_size=size)) for size in (1, 4))
+    assert len(data) % 4
+    assert in_fours == pytest.approx(one_by_one, rel=1e-5)
 
 
 def test_one_episode_trains_without_validation_and_says_so(train_config, record, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from armature.errors import InvalidValue
 from policies.dataset_torch import batch_indices
 from policies.train import load_data, train
 from policies.train_not_finite import main, replay, write_not_finite
+from policies.train_workers import open_workers
 from policies.training_state import NotFinite, OptimizerConfig, TrainingState
 
 
@@ -62,6 +64,18 @@ def test_the_step_is_computed_again_and_the_first_bad_module_named(stopped, caps
     assert capsys.readouterr().out.splitlines() == lines
     assert main([str(folder.parent)]) == 2
     assert "report.json" in capsys.readouterr().err
+
+
+def test_the_norm_is_that_which_the_training_saw_of_all_parts(new_policy, batch_of, tmp_path, train_config):
+    with open_workers("cpu", "float32", 2) as workers:
+        state = TrainingState(new_policy(), OptimizerConfig(gradient_clip=1e9), workers)
+        batch = batch_of(state.policy, 4)
+        write_not_finite(tmp_path / "step", NotFinite("loss", math.nan, 0), state, batch, to_plain(train_config))
+        state.update(batch, train_config.seed, steps=10)
+        gradients = [parameter.grad for parameter in state.policy.parameters() if parameter.grad is not None]
+    seen = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+    told = next(line for line in replay(tmp_path / "step") if line.startswith("gradient norm"))
+    assert float(told.split()[2].rstrip(",")) == pytest.approx(seen, rel=1e-4)
 
 
 def test_a_weight_that_is_not_finite_is_named_with_the_parameter(new_policy, batch_of, tmp_path, train_config):

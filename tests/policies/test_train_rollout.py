@@ -173,6 +173,11 @@ def test_wrong_numbers_are_refused_by_name(name):
         RolloutConfig(**{name: -1})
 
 
+def test_a_prompt_for_a_policy_that_takes_none_is_refused(pusht_config):
+    with pytest.raises(ConfigError, match=r"rollout\.prompt 'push': the policy takes none"):
+        train(replace(pusht_config, rollout=replace(ROLLOUT, prompt="push")))
+
+
 def test_a_policy_that_takes_prompts_is_told_one_while_it_is_evaluated(pusht_config, pretrained_folder, monkeypatch):
     text = TextConfig(str(pretrained_folder("t5")), 8)
     policy, method = replace(pusht_config.policy, text=text), PRESETS["hrdt_tiny"](Path(), Path()).method
