@@ -39,6 +39,12 @@ class Criterion:
     ok: bool
 
 
+def require_number(name: str, value: float, least: float) -> None:
+    """Raise ConfigError on an argument that nothing could be measured with."""
+    if not value >= least:
+        raise ConfigError(f"{name} is {value}, must be at least {least:g}")
+
+
 def below(name: str, value: float, unit: str, limit: float) -> Criterion:
     """Ask for `value` < `limit`; NaN (nothing was measured) does not meet it."""
     return Criterion(name, value, unit, f"< {limit:g}", bool(value < limit))

@@ -31,7 +31,7 @@ class Curve:
     judged: tuple[int, int, int] | None = None
     """Successes of the base, and of the residual that did best in an evaluation, and of how many other starts."""
     commit: str = ""
-    """By which it was learned."""
+    """By which it was learned; several, with spaces between, where it was gone on with by another."""
 
     @property
     def judged_intervals(self) -> list[tuple[float, float]]:
@@ -56,7 +56,7 @@ class Curve:
 def table_of(curves: list[Curve]) -> Table:
     """Lay the curves side by side in figures."""
     table = Table(title="Success of 50 starts while learning", title_justify="left")
-    for heading in ("case", "method", "seed", "base", "lowest", "last, 95 %", "to 90 %", "judged, 95 %"):
+    for heading in ("case", "method", "seed", "base", "lowest", "last, 95 %", "to 90 %", "judged, 95 %", "commit"):
         table.add_column(heading, justify="left" if heading in ("case", "method") else "right")
     for curve in curves:
         last = curve.points[-1]
@@ -66,8 +66,13 @@ def table_of(curves: list[Curve]) -> Table:
         shown = "never" if np.isnan(steps) else f"{steps:,.0f}"
         judged = "\n".join(_judged(curve))
         name = curve.case.replace("_", "\n")
-        table.add_row(name, curve.method, str(curve.seed), base, lowest, newest, shown, judged)
+        table.add_row(name, curve.method, str(curve.seed), base, lowest, newest, shown, judged, _short(curve.commit))
     return table
+
+
+def _short(commits: str) -> str:
+    """Shorten commits to what fits into a column."""
+    return "\n".join(commit[:7] + ("-dirty" if commit.endswith("-dirty") else "") for commit in commits.split())
 
 
 def _judged(curve: Curve) -> list[str]:

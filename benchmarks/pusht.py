@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from harness import ROOT, Arguments, Criterion, at_least, main
+from harness import ROOT, Arguments, Criterion, at_least, main, require_number
 from kept_training import trained
 from rich.console import Console
 from rich.table import Table
@@ -103,6 +103,8 @@ class Score:
 
 def measure(arguments: PushtArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Train what has not been trained, then evaluate all."""
+    for name in ("families", "seeds"):
+        require_number(f"number of {name}", len(getattr(arguments, name)), 1)
     torch.set_num_threads(arguments.threads)
     scores = [
         evaluate(family, seed, trained(_config(family, seed, arguments, quick)), arguments, quick)

@@ -30,6 +30,7 @@ from rich.console import Console
 from tasks import demonstrations_of
 
 from armature.errors import ConfigError, unknown
+from armature.filesystem import Fs, replace_file
 from policies.checkpoint import load_policy
 from policies.dsrl import DsrlConfig
 from policies.dsrl_learner import DsrlLearnerConfig
@@ -141,9 +142,10 @@ def measure(arguments: ResidualArguments, quick: bool) -> tuple[list[Criterion],
                 raise ConfigError(unknown(kind, each, valid))
     curves = [_curve(arguments, quick, *row) for row in _rows(arguments, quick)]
     Console().print(table_of(curves))
-    plot(curves, arguments.out / "curves.png")
+    picture = arguments.out / ("quick" if quick else "") / "curves.png"
+    plot(curves, picture)
     rows = [vars(curve) | {"judged_intervals": curve.judged_intervals} for curve in curves]
-    details = {"curves": rows, "plot": str(arguments.out / "curves.png")}
+    details = {"curves": rows, "plot": str(picture)}
     return _criteria(curves), details
 
 
@@ -162,22 +164,27 @@ def _curve(arguments: ResidualArguments, quick: bool, case: str, method: str, se
     lines = (config.out / "curve.jsonl").read_text().splitlines()
     points = [json.loads(line) for line in lines]
     judged = _judged(config, quick) if method == "residual" else None
-    return Curve(case, method, seed, LEARNER.warmup_steps, points, judged, commit)
+    return Curve(case, method, seed, config.learner.warmup_steps, points, judged, commit)
 
 
 def _judged(config: ResidualTrainConfig, quick: bool) -> tuple[int, int, int]:
-    """Return the successes of the base and of the best residual on the same starts, judged once, and their number."""
-    kept = config.out / "judged.json"
-    if not kept.exists():
-        if config.base is None:
-            raise ConfigError("there is no base to compare with")
-        policy, best = load_policy(config.base), load_residual(config.out / "best")
+    """Return the successes of the base and of the best residual on the same starts, and their number.
+
+    That is done once for the same starts and the same residual.
+    """
+    if config.base is None:
+        raise ConfigError("there is no base to compare with")
+    kept, best = config.out / "judged.json", load_residual(config.out / "best")
+    weights, count = best.weights, QUICK_EPISODES if quick else JUDGED
+    of = {"first_seed": FIRST_JUDGED_SEED, "base": weights.base_id, "version": weights.version, "share": weights.share}
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    if not isinstance(found, dict) or found.get("of") != of or len(found["base"]) != count:
+        policy, seeds = load_policy(config.base), range(FIRST_JUDGED_SEED, FIRST_JUDGED_SEED + count)
         policy.reset(0)
-        seeds = range(FIRST_JUDGED_SEED, FIRST_JUDGED_SEED + (QUICK_EPISODES if quick else JUDGED))
-        found = (successes(policy, best, learned(best), share, seeds) for share in (0.0, best.weights.share))
-        kept.write_text(json.dumps([*(int(each.sum()) for each in found), len(seeds)]))
-    base, best, count = json.loads(kept.read_text())
-    return base, best, count
+        told = (successes(policy, best, learned(best), share, seeds) for share in (0.0, weights.share))
+        found = {"of": of, **{who: each.astype(int).tolist() for who, each in zip(("base", "best"), told, strict=True)}}
+        replace_file(Fs(), kept, json.dumps(found).encode())
+    return sum(found["base"]), sum(found["best"]), count
 
 
 def _config(arguments: ResidualArguments, quick: bool, name: str, method: str, seed: int) -> ResidualTrainConfig:
@@ -250,9 +257,11 @@ def _criteria(curves: list[Curve]) -> list[Criterion]:
         if not ours:
             continue
         task = CASES[case].task
-        base, best = np.mean([(c.judged[0] / c.judged[2], c.judged[1] / c.judged[2]) for c in ours if c.judged], axis=0)
-        found.append(within(f"{case}, base alone, {JUDGED} other starts", float(base), "", WEAK_MIN, WEAK_MAX))
-        found.append(at_least(f"{case}, best residual, {JUDGED} other starts", float(best), "", SUCCESS_MIN[task]))
+        judged = [c.judged for c in ours if c.judged]
+        base, best = np.mean([(base / count, best / count) for base, best, count in judged], axis=0)
+        starts = f"{judged[0][2]} other starts"
+        found.append(within(f"{case}, base alone, {starts}", float(base), "", WEAK_MIN, WEAK_MAX))
+        found.append(at_least(f"{case}, best residual, {starts}", float(best), "", SUCCESS_MIN[task]))
         dips = [c.points[0]["low"] - min(c.rates) for c in ours]
         found.append(below(f"{case}, deepest below the base's interval", max(dips), "", DIP_MAX))
         if task in PAPER_STEPS:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from harness import Arguments, Criterion, at_least, main
+from harness import Arguments, Criterion, at_least, main, require_number
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -55,6 +55,7 @@ class ReachArguments(Arguments):
 
 def measure(arguments: ReachArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Run the episodes of every reach, all from the same starts; the bound is for the simulated robots' own."""
+    require_number("episodes", arguments.episodes, 1)
     torch.set_num_threads(1)
     base, episodes = load_policy(arguments.base), QUICK_EPISODES if quick else arguments.episodes
     rates = {reach: success_rate(base, arguments.task, reach, episodes) for reach in arguments.reaches}

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from harness import ROOT, Arguments, Criterion, at_least, below, exactly, main
+from harness import ROOT, Arguments, Criterion, at_least, below, exactly, main, require_number
 from judged import successes
 from numpy.typing import NDArray
 from residual import CASES, weak_base
@@ -93,6 +93,8 @@ class Worked:
 
 def measure(arguments: RobotArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Let the robot work and learn, account for its steps, then judge what was learned."""
+    require_number("episodes", arguments.episodes, 2)
+    require_number("minutes", arguments.minutes, QUICK_MINUTES)
     torch.set_num_threads(1)
     minutes = min(arguments.minutes, QUICK_MINUTES) if quick else arguments.minutes
     root = arguments.out / "quick" if quick else arguments.out
@@ -164,13 +166,16 @@ def work(base: Path, residual: Path, duration_s: float, domain_id: int) -> Worke
         timers = [threading.Timer((k + 1) * part_s, kill, (name,)) for k, name in enumerate(VICTIMS)]
         for timer in timers:
             timer.start()
-        while time.monotonic() - begin_s < duration_s:
-            result = driver.run_episode().result
-            worked.episodes += 1
-            if result["success"]:
-                worked.successes_ns.append(result["end_ns"])
-        for timer in timers:
-            timer.join()
+        try:
+            while time.monotonic() - begin_s < duration_s:
+                result = driver.run_episode().result
+                worked.episodes += 1
+                if result["success"]:
+                    worked.successes_ns.append(result["end_ns"])
+        finally:
+            # Where the graph has failed there is nobody left to kill.
+            for timer in timers:
+                timer.cancel()
         _wait_for_learner(driver, residual)
     return worked
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from harness import ROOT, Arguments, Criterion, at_least, main
+from harness import ROOT, Arguments, Criterion, at_least, main, require_number
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -84,6 +84,8 @@ class Point:
 
 def measure(arguments: SweepArguments, quick: bool) -> tuple[list[Criterion], dict[str, Any]]:
     """Evaluate every family at every number of evaluations; criteria are about each family's own best."""
+    # An interval needs two.
+    require_number("episodes", arguments.episodes, 2)
     torch.set_num_threads(arguments.threads)
     if quick:
         arguments = replace(arguments, episodes=QUICK_EPISODES, evaluations=QUICK_EVALUATIONS)

@@ -130,6 +130,7 @@ def record(config: CollectConfig, policy: Policy, env: Any, writer: DatasetWrite
 def _demonstrator(config: CollectConfig) -> tuple[Policy, SimConfig]:
     size = SimConfig.image_size if config.image_size is None else config.image_size
     if config.checkpoint is None:
+        _require_looked_at(config, is_looking=config.cameras)
         robot = config.robot or SimConfig.robot
         sim = SimConfig(config.task, cameras=config.cameras, image_size=size, robot=robot)
         return make_expert(sim), sim
@@ -141,8 +142,14 @@ def _demonstrator(config: CollectConfig) -> tuple[Policy, SimConfig]:
     if policy.config.takes_prompt:
         policy.set_prompt(config.prompt)
     sim = world_for(policy.spec, config.task)
+    _require_looked_at(config, is_looking=sim.cameras or config.cameras)
     # What it does not look at may be recorded all the same.
     return policy, sim if sim.cameras else replace(sim, cameras=config.cameras, image_size=size)
+
+
+def _require_looked_at(config: CollectConfig, *, is_looking: bool) -> None:
+    if config.image_size is not None and not is_looking:
+        raise ConfigError(f"image_size {config.image_size}: nothing is looked at; add --cameras")
 
 
 def _progress(console: Console) -> Progress:

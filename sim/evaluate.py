@@ -195,7 +195,10 @@ def _load(config: EvalConfig) -> tuple[Policy, SimConfig]:
     require_own(policy, {"robot": config.robot, "action": config.action})
     # Now, before the world is built, it says whether it lacks a prompt.
     policy.reset()
-    return policy, world_for(policy.spec, config.task, config.horizon_steps, config.render_profile)
+    world = world_for(policy.spec, config.task, config.horizon_steps, config.render_profile)
+    if config.render_profile is not None and _render_profile(world) is None:
+        raise ConfigError(f"render_profile '{config.render_profile}': {config.checkpoint} looks at no simulated camera")
+    return policy, world
 
 
 def _render_profile(world: SimConfig) -> str | None:

@@ -25,7 +25,7 @@ class JointServo:
     def __init__(self, world: Any) -> None:
         """Take gains and limits from the world; raise ConfigError where its joints do not lie side by side."""
         robot = world.robots[0]
-        arm, gripper = robot.part_controllers["right"], robot.part_controllers["right_gripper"]
+        arm = robot.part_controllers["right"]
         model = world.sim.model._model
         self._world, self._model, self._data = world, model, world.sim.data._data
         self._gripper, self._fingers = robot.gripper["right"], robot._ref_actuators_indexes_dict["right_gripper"]
@@ -42,7 +42,6 @@ class JointServo:
         self._wanted, self._force = np.zeros(model.nv), np.zeros(model.nv)
         self._wanted_of_arm, self._force_of_arm = self._wanted[velocities], self._force[velocities]
         self._damping = np.zeros_like(self._kd)
-        self._arm_controller, self._gripper_controller = arm, gripper
 
     def step(self, goal_rad: NDArray[np.float64], grip: float) -> None:
         """Let one control period pass, the arm on its way to `goal_rad` (n,); `grip` closes (1), opens (-1) or rests.

@@ -78,6 +78,8 @@ def test_a_checkpoint_of_another_robot_is_refused_and_nothing_is_made(tmp_path):
         collect(CollectConfig(tmp_path / "d", checkpoint=EMBEDDED, robot="ur5e"), Console())
     with pytest.raises(ConfigError, match="image_size '64': the checkpoint brings its own, '128'"):
         collect(CollectConfig(tmp_path / "d", checkpoint=EMBEDDED, image_size=64), Console())
+    with pytest.raises(ConfigError, match="image_size 64: nothing is looked at; add --cameras"):
+        collect(CollectConfig(tmp_path / "d", cameras=False, image_size=64), Console())
     path = save_checkpoint(tmp_path / "can", load_policy(EMBEDDED), {"training": {"task": "can"}})
     with pytest.raises(ConfigError, match=r"task 'lift': .* was trained on 'can'; say --task can"):
         collect(CollectConfig(tmp_path / "d", checkpoint=path), Console())
