@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from rich.table import Table
 
 from sim.intervals import wilson_interval
@@ -85,27 +86,33 @@ def _judged(curve: Curve) -> list[str]:
 def plot(curves: list[Curve], path: Path) -> None:
     """Draw the curves, those of a case in one picture."""
     cases = list(dict.fromkeys(curve.case for curve in curves))
-    columns = min(len(cases), 2)
+    columns = min(len(cases), 3)
     rows = -(-len(cases) // columns)
-    size = 5.2 * columns, 3.6 * rows
+    size = 4.6 * columns, 3.6 * rows
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
     for axis in list(grid.flat)[len(cases) :]:
         axis.set_axis_off()
     for axis, case in zip(grid.flat, cases, strict=False):
-        named: set[str] = set()
-        for curve in curves:
-            if curve.case == case:
-                steps = [point["step"] + curve.warmup_steps for point in curve.points]
-                color = COLORS[curve.method]
-                label = None if curve.method in named else curve.method
-                named.add(curve.method)
-                axis.plot([0, *steps[1:]], curve.rates, color=color, alpha=0.8, label=label)
-        axis.set(title=case.replace("_", ", "), xlabel="environment steps", ylim=(0, 1.02))
-        axis.locator_params(axis="x", nbins=6)
-        axis.grid(alpha=0.3)
-        axis.legend(loc="lower right")
+        _plot_case(axis, case, [curve for curve in curves if curve.case == case])
     for axis in grid[:, 0]:
-        axis.set_ylabel("success")
+        axis.set_ylabel("success of the same 50 starts")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _plot_case(axis: Axes, case: str, curves: list[Curve]) -> None:
+    named: set[str] = set()
+    for curve in curves:
+        steps = [point["step"] + curve.warmup_steps for point in curve.points]
+        label = None if curve.method in named else curve.method
+        named.add(curve.method)
+        axis.plot([0, *steps[1:]], curve.rates, color=COLORS[curve.method], alpha=0.8, label=label)
+    if of_base := [curve for curve in curves if curve.method == "residual"]:
+        first = of_base[0].points[0]
+        axis.axhspan(first["low"], first["high"], color="k", alpha=0.07, lw=0, label="base, 95 %")
+        axis.axvline(of_base[0].warmup_steps, color="k", alpha=0.4, lw=1, ls=":", label="learning begins")
+    axis.set(title=case.replace("_", ", "), xlabel="environment steps", ylim=(0, 1.02))
+    axis.locator_params(axis="x", nbins=6)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
