@@ -116,7 +116,8 @@ class ResidualLog:
             soft_wrap=True,
         )
         self.keep_newest()
-        if found.successes > self._best:
+        # Of equals the later one: it has seen more.
+        if found.successes >= self._best:
             self._best = found.successes
             self._keep(self._out / "best")
         self.curve.append({**asdict(found), "cuts": learner.guard.cuts, "returns": learner.guard.returns})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_residual_learner import learner_of, rows
 
-from policies.train_online import FIRST_SEED, Episodes, OnlineConfig, OnlineTraining
+from policies.train_online import FIRST_SEED, Episodes, Evaluation, OnlineConfig, OnlineTraining
 from policies.train_residual_log import ResidualLog
 from policies.train_residual_robots import Style
 
@@ -74,3 +74,13 @@ def test_the_guard_hears_of_episodes_in_the_order_in_which_they_began(tmp_path: 
         OnlineTraining(config, 0, learner, log, robots, robots, take, None).finish(lambda number: Style(0.0))
     # Three that began after the failure had succeeded before it was over.
     assert told == [False, True, True, True]
+
+
+def test_the_best_is_the_one_that_succeeded_most_often_and_of_equals_the_later(tmp_path: Path):
+    learner, kept = learner_of(), list[tuple[str, int]]()
+    successes = [3, 5, 4, 5, 2]
+    with ResidualLog(tmp_path / "out", 100, {}, lambda path: kept.append((path.name, step))) as log:
+        for step, found in enumerate(successes):
+            log.evaluation(Evaluation(step, 0.5, found, 10, 0.0, 1.0, 20.0), learner)
+    assert [step for name, step in kept if name == "best"] == [0, 1, 3]
+    assert [step for name, step in kept if name == "actor"] == [0, 1, 2, 3, 4]
