@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from armature.errors import ConfigError
+from armature.filesystem import Fs, replace_file
 
 Vector = NDArray[np.float32]
 Records = NDArray[np.void]
@@ -248,7 +249,7 @@ class StepLog:
     def _keep_damaged(self, data: bytes) -> Path:
         path = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.damaged")
         try:
-            path.write_bytes(data)
+            replace_file(Fs(), path, data)
         except OSError as error:
             raise ConfigError(f"{path}: what is damaged of the log cannot be kept: {error.strerror}") from error
         return path

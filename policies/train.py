@@ -165,16 +165,11 @@ def _require_same(config: TrainConfig, data: TrainData, workers: Workers, docume
     if document["dataset_fingerprint"] != data.fingerprint:
         found = f"{data.fingerprint}, the training began with {document['dataset_fingerprint']}"
         raise ConfigError(f"{config.dataset}: the dataset's fingerprint is {found}")
-    before, now = to_plain(read_recorded(document["config"], config)), _recorded(config, workers)
-    for name in now:
-        if name not in _FREE_TO_CHANGE and before[name] != now[name]:
-            raise ConfigError(f"--resume: {_first_difference(name, before[name], now[name])}")
-
-
-def _first_difference(name: str, before: Any, now: Any) -> str:
-    old, new = (dict(leaves({name: value})) for value in (before, now))
-    differing = next(leaf for leaf in {**new, **old} if old.get(leaf) != new.get(leaf))
-    return f"{differing} is {new.get(differing)}, the training began with {old.get(differing)}"
+    recorded = to_plain(read_recorded(document["config"], config))
+    before, now = (dict(leaves(plain)) for plain in (recorded, _recorded(config, workers)))
+    for name in {**now, **before}:
+        if name.partition(".")[0] not in _FREE_TO_CHANGE and before.get(name) != now.get(name):
+            raise ConfigError(f"--resume: {name} is {now.get(name)}, the training began with {before.get(name)}")
 
 
 def _recorded(config: TrainConfig, workers: Workers) -> dict[str, Any]:

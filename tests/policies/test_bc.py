@@ -61,6 +61,8 @@ def test_it_has_the_network_of_diffusion_and_one_learned_chunk_more(new_policy):
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])
 def test_presets_are_those_of_diffusion(tmp_path, size):
     bc, diffusion = (PRESETS[f"{family}_{size}"](tmp_path, tmp_path) for family in ("bc", "diffusion"))
+    published = (256, 0.9999) if size == "paper" else (diffusion.method.unet.step_dim, 0.999)
+    assert (diffusion.method.unet.step_dim, diffusion.optimizer.ema_max) == published
     assert (bc.method.unet, bc.policy, bc.optimizer, bc.steps) == (
         diffusion.method.unet,
         diffusion.policy,

@@ -354,6 +354,7 @@ def test_gradients_reach_the_experts_through_sampling():
 def test_the_paper_preset_has_the_published_count_of_parameters():
     """685.9 M, of which 2.1 M are a projection of the wrist camera that the released code never calls."""
     config = PRESETS["mode_paper"](Path(), Path())
+    assert (config.optimizer.ema_power, config.optimizer.ema_max) == (2 / 3, 0.9999)
     with torch.device("meta"):
         mode = Mode(config.method, 7, config.policy.chunk_steps, PAPER)
     count = sum(p.numel() for p in mode.parameters())
